@@ -1,0 +1,20 @@
+//! The words that every crate shares: names, labels, sizes, points in time, images, machine types,
+//! jobs.
+//!
+//! Plain data with checked constructors. No policy and no state machine lives here.
+
+mod bytes;
+mod image;
+mod job;
+mod label;
+mod machine;
+mod name;
+mod time;
+
+pub use bytes::{Bytes, ParseBytesError};
+pub use image::{Generation, ImageRef, StartImage};
+pub use job::{Conclusion, Job, JobId, JobStatus, RunnerId, WorkflowRunId};
+pub use label::{Label, Labels};
+pub use machine::{MachineType, UseBase};
+pub use name::{MachineTypeName, NameError, Repository, RunnerName};
+pub use time::Timestamp;
