@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 use super::{Bytes, Labels, MachineTypeName};
 
 /// When a run starts from the base instead of the machine type's own image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum UseBase {
     /// When the base is newer than the machine image, or there is no machine image.
