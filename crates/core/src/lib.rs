@@ -3,5 +3,29 @@
 //! Nothing here reads a clock, a file or a socket, starts a thread or knows tokio. Time comes in as
 //! an argument, randomness from a seed, and every collection is ordered, so a run of the core can be
 //! replayed exactly.
+//!
+//! Where to find what: [`run`] is the life of one run, [`Core`] joins runs, jobs and polls,
+//! `schedule` decides which job is served next, [`check`] says what must always hold, [`view`] is
+//! what people see.
 
+pub mod check;
+pub mod command;
+pub mod event;
+pub mod image_choice;
+pub mod jobs;
 pub mod model;
+pub mod policy;
+mod polls;
+mod random;
+pub mod run;
+mod schedule;
+mod timers;
+pub mod view;
+
+mod core;
+
+pub use command::{Command, KillReason, Level, Note};
+pub use core::Core;
+pub use event::{Event, RunEvent};
+pub use policy::{Capacity, Policy, Resources, Timing};
+pub use view::View;

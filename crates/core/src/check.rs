@@ -1,0 +1,135 @@
+//! What must hold after every event, checked independently of the code that makes it hold.
+
+use std::collections::BTreeMap;
+
+use crate::core::Core;
+use crate::jobs::Phase;
+use crate::model::{Bytes, JobId, RunnerName};
+use crate::run::{DiskDebt, RegistrationDebt, RunState, Settling};
+use crate::timers::Timer;
+
+/// Something that must never be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Violation {
+    /// The sums that scheduling uses are not those of the runs.
+    #[error("the sums of the runs are wrong: {0}")]
+    Sums(String),
+    /// Two live runs have the same job.
+    #[error("job {job} is on both {first} and {second}")]
+    JobTwice {
+        /// Which job.
+        job: JobId,
+        /// One run.
+        first: RunnerName,
+        /// The other.
+        second: RunnerName,
+    },
+    /// Something waits, and nothing will ever end its waiting.
+    #[error("{what} waits without a deadline")]
+    NoDeadline {
+        /// What waits.
+        what: String,
+    },
+    /// The order of the queue is not that of the jobs.
+    #[error("the queue of {machine} does not hold exactly its queued jobs")]
+    Queue {
+        /// Which machine type.
+        machine: String,
+    },
+}
+
+/// Checks everything that must always hold.
+///
+/// # Errors
+/// The first [`Violation`] found.
+pub fn check(core: &Core) -> Result<(), Violation> {
+    sums(core)?;
+    jobs_once(core)?;
+    deadlines(core)?;
+    queues(core)
+}
+
+fn sums(core: &Core) -> Result<(), Violation> {
+    let live = || core.runs.iter().filter(|run| run.holds_memory());
+    let ram: Bytes = live().map(|run| run.resources.ram).sum();
+    let total = core.runs.total();
+    if total.ram != ram || total.runs as usize != live().count() {
+        return Err(Violation::Sums(format!("{total:?}, but the runs hold {ram}")));
+    }
+    for machine in core.policy.machines.keys() {
+        let of_machine = || live().filter(|run| &run.machine == machine);
+        let supply = of_machine().filter(|run| run.is_supply()).count();
+        let held = core.runs.of_machine(machine);
+        if held.supply as usize != supply || held.runs as usize != of_machine().count() {
+            return Err(Violation::Sums(format!("{machine}: {held:?}")));
+        }
+    }
+    Ok(())
+}
+
+fn jobs_once(core: &Core) -> Result<(), Violation> {
+    let mut seen: BTreeMap<JobId, &RunnerName> = BTreeMap::new();
+    for run in core.runs.iter() {
+        if let RunState::Busy { job: Some(job), .. } = &run.state
+            && let Some(first) = seen.insert(*job, &run.runner)
+        {
+            let (first, second) = (first.clone(), run.runner.clone());
+            return Err(Violation::JobTwice { job: *job, first, second });
+        }
+    }
+    Ok(())
+}
+
+fn deadlines(core: &Core) -> Result<(), Violation> {
+    let set = |timer: Timer, what: &str| match core.timers.get(&timer) {
+        Some(_) => Ok(()),
+        None => Err(Violation::NoDeadline { what: format!("{what} ({timer:?})") }),
+    };
+    for run in core.runs.iter() {
+        let name = || run.runner.clone();
+        match &run.state {
+            RunState::Booting(_) => set(Timer::Run(name()), "a booting guest")?,
+            RunState::Idle { .. } => set(Timer::Run(name()), "an idle runner")?,
+            RunState::Finishing { .. } => set(Timer::Run(name()), "a guest that is to end")?,
+            RunState::Settling(Settling { registration, disk, .. }) => {
+                if let RegistrationDebt::Pausing { .. } = registration {
+                    set(Timer::Registration(name()), "a deregistration")?;
+                }
+                if *disk == DiskDebt::AwaitingConclusion {
+                    set(Timer::Disk(name()), "a disk with a token")?;
+                }
+            }
+            RunState::Preparing { .. }
+            | RunState::Starting(_)
+            | RunState::Busy { .. }
+            | RunState::Retiring { .. } => {}
+        }
+    }
+    for (machine, health) in &core.health {
+        if health.paused_until.is_some() {
+            set(Timer::Backoff(machine.clone()), "a machine type after failures")?;
+        }
+    }
+    for repository in core.policy.repositories() {
+        if !core.polls.in_flight(&repository) {
+            set(Timer::Poll(repository), "a repository's poll")?;
+        }
+    }
+    Ok(())
+}
+
+fn queues(core: &Core) -> Result<(), Violation> {
+    for machine in core.policy.machines.keys() {
+        let queued: Vec<JobId> = core.jobs.queued(machine).map(|(_, job)| job).collect();
+        let count = core
+            .jobs
+            .iter()
+            .filter(|e| e.phase == Phase::Queued && e.machine.as_ref() == Some(machine))
+            .count();
+        let sound = |job: &JobId| core.jobs.get(*job).is_some_and(|e| e.phase == Phase::Queued);
+        if queued.len() != count || !queued.iter().all(sound) {
+            return Err(Violation::Queue { machine: machine.to_string() });
+        }
+    }
+    Ok(())
+}

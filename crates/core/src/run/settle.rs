@@ -1,0 +1,338 @@
+//! From the end of a run's virtual machine to the end of the run: what is owed, until it is done.
+
+use crate::command::{Command, Level};
+use crate::core::{Core, FINISHED_RUNS_MAX, note};
+use crate::event::{Deregistration, Persist, Trouble};
+use crate::jobs::Phase;
+use crate::model::{Conclusion, Generation, RunnerId, RunnerName, Timestamp};
+use crate::timers::Timer;
+
+use super::{
+    CONCLUSION_WAIT, DiskDebt, FinishedRun, PROMOTE_ATTEMPTS, RegistrationDebt, RunState, Settling,
+    retry_pause,
+};
+
+impl Core {
+    fn settling<T>(
+        &mut self,
+        runner: &RunnerName,
+        change: impl FnOnce(&mut Settling) -> T,
+    ) -> Option<T> {
+        self.runs
+            .change(runner, |run| match &mut run.state {
+                RunState::Settling(settling) => Some(change(settling)),
+                RunState::Preparing { .. }
+                | RunState::Starting(_)
+                | RunState::Booting(_)
+                | RunState::Idle { .. }
+                | RunState::Busy { .. }
+                | RunState::Retiring { .. }
+                | RunState::Finishing { .. } => None,
+            })
+            .flatten()
+    }
+
+    /// From now on the runner is to be removed from GitHub until it is.
+    pub(crate) fn owe_deregistration(
+        &mut self,
+        runner: &RunnerName,
+        id: Option<RunnerId>,
+        out: &mut Vec<Command>,
+    ) {
+        self.settling(runner, |settling| {
+            settling.registration = RegistrationDebt::Asked { id, failures: 0 };
+        });
+        out.extend(self.deregistration(runner, id));
+    }
+
+    /// The pause is over: another try.
+    pub(crate) fn ask_for_deregistration(&mut self, runner: &RunnerName, out: &mut Vec<Command>) {
+        let id = self.settling(runner, |settling| match settling.registration {
+            RegistrationDebt::Pausing { id, failures } => {
+                settling.registration = RegistrationDebt::Asked { id, failures };
+                Some(id)
+            }
+            RegistrationDebt::AwaitingRegistration
+            | RegistrationDebt::Asked { .. }
+            | RegistrationDebt::Settled => None,
+        });
+        if let Some(Some(id)) = id {
+            out.extend(self.deregistration(runner, id));
+        }
+    }
+
+    pub(super) fn debt_answered(
+        &mut self,
+        now: Timestamp,
+        runner: &RunnerName,
+        result: Result<Deregistration, Trouble>,
+        out: &mut Vec<Command>,
+    ) {
+        let retry_at = self.settling(runner, |settling| {
+            let RegistrationDebt::Asked { id, failures } = settling.registration else {
+                return None;
+            };
+            let not_before = match &result {
+                Ok(Deregistration::Removed | Deregistration::AlreadyGone) => {
+                    settling.registration = RegistrationDebt::Settled;
+                    return None;
+                }
+                // The virtual machine is gone; GitHub notices after some minutes.
+                Ok(Deregistration::Busy) => None,
+                Err(trouble) => trouble.not_before,
+            };
+            settling.registration = RegistrationDebt::Pausing { id, failures: failures + 1 };
+            Some((now + retry_pause(failures)).max(not_before.unwrap_or_default()))
+        });
+        if let Some(Some(at)) = retry_at {
+            if let Err(trouble) = result {
+                let text = format!("could not deregister, trying again: {}", trouble.what);
+                out.push(note(Level::Warn, runner, text));
+            }
+            self.timers.set(Timer::Registration(runner.clone()), at);
+        }
+        self.forget_when_settled(now, runner, out);
+    }
+
+    pub(super) fn read_back(
+        &mut self,
+        now: Timestamp,
+        runner: &RunnerName,
+        result: Result<Persist, Trouble>,
+        out: &mut Vec<Command>,
+    ) {
+        let reading = self
+            .settling(runner, |settling| settling.disk == DiskDebt::ReadingBack)
+            .unwrap_or_default();
+        if !reading {
+            return;
+        }
+        let (level, text) = match result {
+            Ok(Persist::Valid) => {
+                self.settling(runner, |s| s.disk = DiskDebt::AwaitingConclusion);
+                self.timers.set(Timer::Disk(runner.clone()), now + CONCLUSION_WAIT);
+                self.conclude(now, runner, out);
+                return;
+            }
+            Ok(Persist::Absent) => {
+                (Level::Info, "no persistence token: the disk is removed".into())
+            }
+            Ok(Persist::WrongToken) => {
+                (Level::Warn, "the persistence token is wrong: the disk is removed".into())
+            }
+            Ok(Persist::Damaged) => (
+                Level::Warn,
+                "the job-config disk cannot be made sense of: the disk is removed".into(),
+            ),
+            Err(trouble) => (Level::Error, format!("the disk is removed unread: {}", trouble.what)),
+        };
+        out.push(note(level, runner, text));
+        self.discard(runner, out);
+    }
+
+    /// Promotes or discards a disk with a valid token as soon as its job's conclusion is known.
+    pub(crate) fn conclude(&mut self, now: Timestamp, runner: &RunnerName, out: &mut Vec<Command>) {
+        let Some(run) = self.runs.get(runner) else { return };
+        let RunState::Settling(Settling { disk: DiskDebt::AwaitingConclusion, job, .. }) =
+            &run.state
+        else {
+            return;
+        };
+        let Some(entry) = job.and_then(|id| self.jobs.get(id)) else { return };
+        if entry.phase != Phase::Done {
+            return;
+        }
+        match entry.job.conclusion {
+            Some(Conclusion::Success) | None => self.promote(runner, out),
+            Some(
+                Conclusion::Failure
+                | Conclusion::Cancelled
+                | Conclusion::Skipped
+                | Conclusion::TimedOut
+                | Conclusion::Other,
+            ) => {
+                let text = "the persistence token is right, but the job did not succeed: \
+                            the disk is removed";
+                out.push(note(Level::Warn, runner, text.into()));
+                self.discard(runner, out);
+            }
+        }
+        self.forget_when_settled(now, runner, out);
+    }
+
+    fn promote(&mut self, runner: &RunnerName, out: &mut Vec<Command>) {
+        self.timers.clear(&Timer::Disk(runner.clone()));
+        self.settling(runner, |settling| {
+            let failures = match settling.disk {
+                DiskDebt::Promoting { failures } => failures,
+                DiskDebt::AwaitingPreparation
+                | DiskDebt::ReadingBack
+                | DiskDebt::AwaitingConclusion
+                | DiskDebt::Discarding { .. }
+                | DiskDebt::Settled(_) => 0,
+            };
+            settling.disk = DiskDebt::Promoting { failures };
+        });
+        let Some(run) = self.runs.get(runner) else { return };
+        let job =
+            run.job().and_then(|id| self.jobs.get(id)).map(|entry| Box::new(entry.job.clone()));
+        out.push(Command::Promote {
+            runner: runner.clone(),
+            machine: run.machine.clone(),
+            parent: run.image().map(|start| start.image.clone()),
+            job,
+        });
+    }
+
+    pub(super) fn promoted(
+        &mut self,
+        now: Timestamp,
+        runner: &RunnerName,
+        result: Result<Generation, Trouble>,
+        out: &mut Vec<Command>,
+    ) {
+        let failures = self.settling(runner, |settling| match (&settling.disk, &result) {
+            (DiskDebt::Promoting { .. }, Ok(generation)) => {
+                settling.disk = DiskDebt::Settled(Some(*generation));
+                None
+            }
+            (DiskDebt::Promoting { failures }, Err(_)) => {
+                let failures = failures + 1;
+                settling.disk = DiskDebt::Promoting { failures };
+                Some(failures)
+            }
+            _ => None,
+        });
+        match (failures.flatten(), result) {
+            (None, Ok(generation)) => {
+                let text = format!("its disk is now generation {generation} of the machine image");
+                out.push(note(Level::Info, runner, text));
+                self.unscheduled = true;
+            }
+            (Some(failures), Err(trouble)) if failures >= PROMOTE_ATTEMPTS => {
+                let text = format!("could not keep the disk, it is removed: {}", trouble.what);
+                out.push(note(Level::Error, runner, text));
+                self.discard(runner, out);
+            }
+            (Some(failures), Err(trouble)) => {
+                let text = format!("could not keep the disk, trying again: {}", trouble.what);
+                out.push(note(Level::Error, runner, text));
+                self.timers.set(Timer::Disk(runner.clone()), now + retry_pause(failures));
+            }
+            (None, Err(_)) | (Some(_), Ok(_)) => {}
+        }
+        self.forget_when_settled(now, runner, out);
+    }
+
+    /// Removes the run's disk, whatever was to become of it before.
+    pub(crate) fn discard(&mut self, runner: &RunnerName, out: &mut Vec<Command>) {
+        self.timers.clear(&Timer::Disk(runner.clone()));
+        self.settling(runner, |settling| {
+            let failures = match settling.disk {
+                DiskDebt::Discarding { failures } => failures,
+                DiskDebt::AwaitingPreparation
+                | DiskDebt::ReadingBack
+                | DiskDebt::AwaitingConclusion
+                | DiskDebt::Promoting { .. }
+                | DiskDebt::Settled(_) => 0,
+            };
+            settling.disk = DiskDebt::Discarding { failures };
+        });
+        let Some(run) = self.runs.get(runner) else { return };
+        out.push(Command::Discard { runner: runner.clone(), machine: run.machine.clone() });
+    }
+
+    pub(super) fn discarded(
+        &mut self,
+        now: Timestamp,
+        runner: &RunnerName,
+        result: Result<(), Trouble>,
+        out: &mut Vec<Command>,
+    ) {
+        let failures = self.settling(runner, |settling| match (&settling.disk, &result) {
+            (DiskDebt::Discarding { .. }, Ok(())) => {
+                settling.disk = DiskDebt::Settled(None);
+                None
+            }
+            (DiskDebt::Discarding { failures }, Err(_)) => {
+                let failures = failures + 1;
+                settling.disk = DiskDebt::Discarding { failures };
+                Some(failures)
+            }
+            _ => None,
+        });
+        self.unscheduled = true;
+        if let (Some(Some(failures)), Err(trouble)) = (failures, result) {
+            let text = format!("could not remove the disk, trying again: {}", trouble.what);
+            out.push(note(Level::Error, runner, text));
+            self.timers.set(Timer::Disk(runner.clone()), now + retry_pause(failures));
+        }
+        self.forget_when_settled(now, runner, out);
+    }
+
+    pub(crate) fn disk_timer(
+        &mut self,
+        now: Timestamp,
+        runner: &RunnerName,
+        out: &mut Vec<Command>,
+    ) {
+        let Some(disk) = self.settling(runner, |settling| settling.disk.clone()) else { return };
+        match disk {
+            DiskDebt::AwaitingConclusion => {
+                // Whoever has the token is trusted; only the news of the success is missing.
+                let text = "GitHub does not say how the job ended; its token is right, \
+                            so the disk is kept";
+                out.push(note(Level::Warn, runner, text.into()));
+                self.promote(runner, out);
+            }
+            DiskDebt::Promoting { .. } => self.promote(runner, out),
+            DiskDebt::Discarding { .. } => self.discard(runner, out),
+            DiskDebt::AwaitingPreparation | DiskDebt::ReadingBack | DiskDebt::Settled(_) => {}
+        }
+        self.forget_when_settled(now, runner, out);
+    }
+
+    fn forget_when_settled(&mut self, now: Timestamp, runner: &RunnerName, out: &mut Vec<Command>) {
+        let settled = self.settling(runner, |settling| {
+            settling.registration == RegistrationDebt::Settled
+                && matches!(settling.disk, DiskDebt::Settled(_))
+        });
+        if settled != Some(true) {
+            return;
+        }
+        let Some(run) = self.runs.remove(runner) else { return };
+        let RunState::Settling(Settling {
+            end,
+            job,
+            image,
+            restored,
+            disk: DiskDebt::Settled(result),
+            ..
+        }) = run.state
+        else {
+            unreachable!("only settled runs come here")
+        };
+        for timer in [Timer::Run, Timer::Registration, Timer::Disk] {
+            self.timers.clear(&timer(runner.clone()));
+        }
+        out.push(Command::Forget { runner: runner.clone(), machine: run.machine.clone() });
+        let entry = job.and_then(|id| self.jobs.get(id));
+        let finished = FinishedRun {
+            runner: run.runner,
+            machine: run.machine,
+            job_queued: entry.map(|entry| entry.queued_at),
+            job: entry.map(|entry| entry.job.clone()),
+            start_image: image,
+            result,
+            restored,
+            end: end.reason,
+            detail: end.detail,
+            times: super::RunTimes { gone: Some(now), ..run.times },
+        };
+        if self.finished.len() == FINISHED_RUNS_MAX {
+            self.finished.pop_front();
+        }
+        self.finished.push_back(finished);
+        self.unscheduled = true;
+    }
+}
