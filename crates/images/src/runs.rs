@@ -1,0 +1,144 @@
+//! Run directories: one per run, from its preparation until what it left behind is settled.
+
+use std::path::{Path, PathBuf};
+
+use forrest_core::model::{MachineTypeName, Repository, RunnerName};
+
+use crate::error::ImageError;
+use crate::layout::{CLOUD_INIT, DISK, DISK_RECORD, FLAT_DISK, JOB_CONFIG};
+use crate::store::{PRIVATE_DIR_MODE, Store, read_dir};
+
+/// The directory of one run. It need not exist.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RunDir {
+    runner: RunnerName,
+    machine: MachineTypeName,
+    path: PathBuf,
+}
+
+impl RunDir {
+    /// The run.
+    pub const fn runner(&self) -> &RunnerName {
+        &self.runner
+    }
+
+    /// Its machine type.
+    pub const fn machine(&self) -> &MachineTypeName {
+        &self.machine
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The run's disk.
+    pub fn disk(&self) -> PathBuf {
+        self.path.join(DISK)
+    }
+
+    /// The seed disk made from `cloud-init/`.
+    pub fn cloud_init(&self) -> PathBuf {
+        self.path.join(CLOUD_INIT)
+    }
+
+    /// The seed disk made from `job-config/`.
+    pub fn job_config(&self) -> PathBuf {
+        self.path.join(JOB_CONFIG)
+    }
+}
+
+impl Store {
+    /// Where a run's files belong. Looks at no file.
+    pub fn run_dir(&self, runner: &RunnerName, machine: &MachineTypeName) -> RunDir {
+        let path = self.layout.run(runner, machine);
+        RunDir { runner: runner.clone(), machine: machine.clone(), path }
+    }
+
+    /// Makes a run's directory, for this user alone.
+    ///
+    /// # Errors
+    /// [`ImageError::Io`], also when it exists: runner names are never used twice.
+    pub fn create_run_dir(
+        &self,
+        runner: &RunnerName,
+        machine: &MachineTypeName,
+    ) -> Result<RunDir, ImageError> {
+        let run = self.run_dir(runner, machine);
+        if let Some(parent) = run.path.parent() {
+            self.files.make_dirs(parent, 0o750)?;
+        }
+        self.files.make_dir(&run.path, PRIVATE_DIR_MODE)?;
+        Ok(run)
+    }
+
+    /// All run directories, in the order of machine types and runners. What does not have the form of
+    /// one is passed over with a warning.
+    ///
+    /// # Errors
+    /// [`ImageError::Io`] when a directory cannot be listed.
+    pub fn list_run_dirs(&self) -> Result<Vec<RunDir>, ImageError> {
+        let mut runs = Vec::new();
+        for owner in read_dir(&self.layout.runs())? {
+            for repository in read_dir_inside(&owner)? {
+                for machine in read_dir_inside(&repository)? {
+                    for run in read_dir_inside(&machine)? {
+                        let names = [&owner.name, &repository.name, &machine.name, &run.name];
+                        match named(names.map(|name| name.to_str())).filter(|_| run.is_dir) {
+                            Some((runner, machine)) => {
+                                runs.push(RunDir { runner, machine, path: run.path });
+                            }
+                            None => {
+                                tracing::warn!(path = %run.path.display(), "not a run directory, ignored");
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        runs.sort();
+        Ok(runs)
+    }
+
+    /// Removes what a run's guest could see: its disk and its seed disks, the JIT config with them. The
+    /// run's records and logs stay. Doing it twice is as good as doing it once.
+    ///
+    /// # Errors
+    /// [`ImageError::Io`].
+    pub fn discard(&self, run: &RunDir) -> Result<(), ImageError> {
+        // The record goes last: as long as there may be a disk, it says what the disk needs.
+        for name in [JOB_CONFIG, CLOUD_INIT, FLAT_DISK, DISK, DISK_RECORD] {
+            self.files.remove(&run.path.join(name))?;
+        }
+        Ok(())
+    }
+
+    /// Removes a run's directory with everything in it, logs included. Doing it twice is as good as
+    /// doing it once.
+    ///
+    /// # Errors
+    /// [`ImageError::Io`].
+    pub fn remove_run_dir(&self, run: &RunDir) -> Result<(), ImageError> {
+        self.discard(run)?;
+        self.files.remove_tree(&run.path)?;
+        Ok(())
+    }
+}
+
+fn read_dir_inside(
+    entry: &crate::store::DirEntry,
+) -> Result<Vec<crate::store::DirEntry>, ImageError> {
+    if entry.is_dir {
+        return read_dir(&entry.path);
+    }
+    tracing::warn!(path = %entry.path.display(), "not a run directory, ignored");
+    Ok(Vec::new())
+}
+
+fn named(names: [Option<&str>; 4]) -> Option<(RunnerName, MachineTypeName)> {
+    let [Some(owner), Some(repository), Some(machine), Some(runner)] = names else { return None };
+    let repository = Repository::new(owner, repository).ok()?;
+    let machine = MachineTypeName::new(repository, machine).ok()?;
+    let runner: RunnerName = runner.parse().ok()?;
+    (runner.machine() == machine.machine()).then_some((runner, machine))
+}
