@@ -1,0 +1,365 @@
+//! QEMU's arguments. Pure: the same description gives the same arguments.
+//!
+//! Cold, template and restored guests get the same machine, device by device and slot by slot; only
+//! the backing of the RAM differs, and a restored guest waits for its state. That is what makes a
+//! template's state loadable.
+//!
+//! QEMU runs in the run directory, so relative paths are the run directory's.
+//!
+//! Why the arguments are as they are:
+//! - Everything starts stopped (`-S`): events before the monitor is listened to would be lost.
+//! - End states stay readable over QMP (`-action …=pause`) until the shim has seen them.
+//! - The disk ignores flushes: a run's disk is worth nothing until it is promoted, and the promotion
+//!   makes it durable. A full host disk pauses the VM (`werror=stop`).
+//! - Monitor, console and guest port are sockets that the shim hands over open, so nobody else can
+//!   get at them and nothing has to be waited for.
+//! - The MAC address is the same for all guests, each of which is alone on its own network: images
+//!   that remember it keep working, and so do clones of one template.
+//! - A guest cannot put itself to sleep (S3, S4): nobody would wake it.
+
+use std::ffi::OsString;
+use std::os::fd::RawFd;
+use std::path::Path;
+
+use forrest_core::model::Bytes;
+use serde_json::{Value, json};
+
+use crate::run_dir::files;
+use crate::spec::{Accel, Boot, DiskFormat, RunSpec, SharedDir};
+
+/// The name of the guest's virtio-serial port.
+pub const GUEST_PORT: &str = "org.forrest.guest";
+/// Free hot-plug slots of every machine.
+pub const ROOT_PORTS: usize = 2;
+/// The most that QEMU keeps of translated guest code under emulation.
+pub const TCG_CACHE: Bytes = Bytes::mib(128);
+/// The serial numbers by which a guest finds its disks (`/dev/disk/by-id/virtio-<serial>`).
+pub mod serial {
+    /// The disk that the guest boots from.
+    pub const DISK: &str = "disk";
+    /// The disk with `CIDATA`.
+    pub const CLOUD_INIT: &str = "cloud-init";
+    /// The disk with `JOBDATA`.
+    pub const JOB_CONFIG: &str = "job-config";
+}
+
+const MAC: &str = "52:54:00:46:52:53";
+
+/// Slots on `pcie.0`; `q35` itself uses 0x00 and 0x1f. Part of a template's state: a change here makes
+/// existing templates useless.
+mod slot {
+    pub const NET: u8 = 0x02;
+    pub const DISK: u8 = 0x03;
+    pub const CLOUD_INIT: u8 = 0x04;
+    pub const JOB_CONFIG: u8 = 0x05;
+    pub const PORTS: u8 = 0x06;
+    pub const RNG: u8 = 0x07;
+    pub const PVPANIC: u8 = 0x08;
+    pub const ROOT_PORTS: u8 = 0x09;
+    pub const SHARED: u8 = 0x10;
+}
+
+/// The sockets that the shim hands to QEMU open, as numbers of file descriptors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wiring {
+    /// The monitor.
+    pub qmp: RawFd,
+    /// The first serial port.
+    pub console: RawFd,
+    /// The guest port.
+    pub guest: RawFd,
+}
+
+/// The arguments for QEMU, without the program itself.
+pub fn qemu_args(spec: &RunSpec, wiring: Wiring) -> Vec<OsString> {
+    let mut args = Args(Vec::new());
+    machine(&mut args, spec);
+    memory(&mut args, spec);
+    behaviour(&mut args, spec);
+    serial_ports(&mut args, wiring);
+    network(&mut args, spec);
+    disks(&mut args, spec);
+    guest_port(&mut args, wiring);
+    small_devices(&mut args);
+    for (i, dir) in spec.shared.iter().enumerate() {
+        shared_dir(&mut args, i, dir);
+    }
+    if let Boot::Restored { .. } = spec.boot {
+        args.pair("-incoming", "defer");
+    }
+    args.0
+}
+
+/// RAM in the unit that both sides of QEMU agree on.
+pub fn ram_bytes(spec: &RunSpec) -> u64 {
+    const MIB: u64 = 1 << 20;
+    spec.ram.0.div_ceil(MIB).saturating_mul(MIB)
+}
+
+struct Args(Vec<OsString>);
+
+impl Args {
+    fn flag(&mut self, name: &str) {
+        self.0.push(name.into());
+    }
+
+    fn pair(&mut self, name: &str, value: impl Into<OsString>) {
+        self.0.push(name.into());
+        self.0.push(value.into());
+    }
+
+    fn json(&mut self, name: &str, value: &Value) {
+        self.pair(name, value.to_string());
+    }
+
+    fn device(&mut self, driver: &str, id: &str, slot: u8, properties: Value) {
+        let mut device = json!({
+            "driver": driver, "id": id, "bus": "pcie.0", "addr": format!("{slot:#04x}"),
+        });
+        merge(&mut device, properties);
+        self.json("-device", &device);
+    }
+}
+
+fn merge(into: &mut Value, from: Value) {
+    if let (Value::Object(into), Value::Object(from)) = (into, from) {
+        into.extend(from);
+    }
+}
+
+fn machine(args: &mut Args, spec: &RunSpec) {
+    args.flag("-nodefaults");
+    args.flag("-no-user-config");
+    args.flag("-S");
+    args.pair("-name", format!("guest={}", spec.runner));
+    args.pair("-uuid", spec.uuid.to_string());
+    args.pair("-machine", "q35,memory-backend=ram,dump-guest-core=off,vmport=off");
+    match spec.accel {
+        Accel::Kvm => {
+            args.pair("-accel", "kvm");
+            args.pair("-cpu", "host");
+        }
+        Accel::Tcg => {
+            let cache_mib = TCG_CACHE.0 >> 20;
+            args.pair("-accel", format!("tcg,thread=multi,tb-size={cache_mib}"));
+            args.pair("-cpu", "max");
+        }
+    }
+    args.pair("-smp", spec.cpus.to_string());
+    for sleep in ["disable_s3", "disable_s4"] {
+        args.pair("-global", format!("ICH9-LPC.{sleep}=1"));
+    }
+}
+
+fn memory(args: &mut Args, spec: &RunSpec) {
+    let size = ram_bytes(spec);
+    args.pair("-m", format!("size={size}B"));
+    let backend = match &spec.boot {
+        Boot::Cold => json!({ "qom-type": "memory-backend-ram" }),
+        Boot::Template { ram, .. } => json!({
+            "qom-type": "memory-backend-file", "mem-path": text(ram), "share": true,
+        }),
+        // Opened for reading only and mapped privately: nothing can reach the template's file.
+        Boot::Restored { ram, .. } => json!({
+            "qom-type": "memory-backend-file", "mem-path": text(ram), "share": false,
+            "readonly": true, "rom": "off",
+        }),
+    };
+    let mut object = json!({ "id": "ram", "size": size });
+    merge(&mut object, backend);
+    args.json("-object", &object);
+}
+
+fn behaviour(args: &mut Args, spec: &RunSpec) {
+    args.pair("-display", "none");
+    args.pair("-boot", "strict=on");
+    args.pair("-rtc", "base=utc,clock=host");
+    args.pair("-action", "reboot=shutdown,shutdown=pause,panic=pause");
+    args.pair("-msg", "timestamp=off");
+    if spec.confinement.sandbox {
+        args.pair("-sandbox", SANDBOX);
+    }
+}
+
+/// What QEMU denies itself.
+pub const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
+
+fn serial_ports(args: &mut Args, wiring: Wiring) {
+    args.pair("-chardev", format!("socket,id=qmp,fd={}", wiring.qmp));
+    args.pair("-mon", "chardev=qmp,mode=control");
+    args.pair("-chardev", format!("socket,id=console,fd={}", wiring.console));
+    args.json("-device", &json!({ "driver": "isa-serial", "chardev": "console", "index": 0 }));
+    args.pair("-chardev", format!("socket,id=shell,path={},server=on,wait=off", files::SHELL_SOCK));
+    args.json("-device", &json!({ "driver": "isa-serial", "chardev": "shell", "index": 1 }));
+}
+
+fn network(args: &mut Args, spec: &RunSpec) {
+    let restrict = if spec.network.isolated { "on" } else { "off" };
+    args.pair("-netdev", format!("user,id=net0,restrict={restrict}"));
+    // No option ROM: nobody boots from the network, and the firmware starts sooner.
+    let properties = json!({ "netdev": "net0", "mac": MAC, "romfile": "" });
+    args.device("virtio-net-pci", "net0", slot::NET, properties);
+}
+
+fn disks(args: &mut Args, spec: &RunSpec) {
+    disk(args, serial::DISK, &spec.disk.path, spec.disk.format, Access::Boot, slot::DISK);
+    let raw = DiskFormat::Raw;
+    disk(args, serial::CLOUD_INIT, &spec.cloud_init, raw, Access::Read, slot::CLOUD_INIT);
+    disk(args, serial::JOB_CONFIG, &spec.job_config, raw, Access::Write, slot::JOB_CONFIG);
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Access {
+    Boot,
+    Read,
+    Write,
+}
+
+fn disk(args: &mut Args, id: &str, path: &Path, format: DiskFormat, access: Access, slot: u8) {
+    let read_only = access == Access::Read;
+    let file = format!("{id}-file");
+    let driver = match format {
+        DiskFormat::Raw => "raw",
+        DiskFormat::Qcow2 => "qcow2",
+    };
+    let cache = json!({ "direct": false, "no-flush": true });
+    args.json(
+        "-blockdev",
+        &json!({
+            "driver": "file", "node-name": file, "filename": text(path), "read-only": read_only,
+            "cache": cache, "discard": "unmap",
+        }),
+    );
+    args.json(
+        "-blockdev",
+        &json!({
+            "driver": driver, "node-name": id, "file": file, "read-only": read_only,
+            "cache": cache, "discard": "unmap",
+            "detect-zeroes": if read_only { "off" } else { "unmap" },
+        }),
+    );
+    let mut properties =
+        json!({ "drive": id, "serial": id, "werror": "stop", "rerror": "report" });
+    if access == Access::Boot {
+        merge(&mut properties, json!({ "bootindex": 0 }));
+    }
+    args.device("virtio-blk-pci", id, slot, properties);
+}
+
+fn guest_port(args: &mut Args, wiring: Wiring) {
+    args.device("virtio-serial-pci", "ports", slot::PORTS, json!({ "max_ports": 2 }));
+    args.pair("-chardev", format!("socket,id=guest,fd={}", wiring.guest));
+    args.json(
+        "-device",
+        &json!({
+            "driver": "virtserialport", "bus": "ports.0", "nr": 1, "chardev": "guest",
+            "name": GUEST_PORT,
+        }),
+    );
+}
+
+fn small_devices(args: &mut Args) {
+    args.json("-object", &json!({ "qom-type": "rng-builtin", "id": "rng" }));
+    args.device("virtio-rng-pci", "rng0", slot::RNG, json!({ "rng": "rng" }));
+    args.device("pvpanic-pci", "panic0", slot::PVPANIC, json!({}));
+    args.json("-device", &json!({ "driver": "vmgenid", "id": "generation", "guid": "auto" }));
+    for (i, slot) in (slot::ROOT_PORTS..).take(ROOT_PORTS).enumerate() {
+        let properties = json!({ "chassis": i + 1, "slot": i + 1 });
+        args.device("pcie-root-port", &format!("rp{i}"), slot, properties);
+    }
+}
+
+/// Read-only directories are shown as they are. In writable ones, owners, modes, links and special
+/// files that the guest makes exist only in extended attributes: on the host they are plain files of
+/// QEMU's user, so no set-user-id program and no link out of the directory can be planted.
+fn shared_dir(args: &mut Args, index: usize, dir: &SharedDir) {
+    let id = format!("shared{index}");
+    let mut fsdev = OsString::from(format!("local,id={id},multidevs=remap,"));
+    fsdev.push(if dir.writable {
+        "security_model=mapped-xattr,path="
+    } else {
+        "security_model=none,readonly=on,path="
+    });
+    // In this notation a comma is written twice.
+    fsdev.push(text(&dir.path).replace(',', ",,"));
+    args.pair("-fsdev", fsdev);
+    let slot = slot::SHARED.saturating_add(u8::try_from(index).unwrap_or(u8::MAX));
+    args.device("virtio-9p-pci", &id, slot, json!({ "fsdev": id, "mount_tag": dir.tag }));
+}
+
+/// Paths as QEMU's JSON takes them. [`RunSpec`] came through JSON itself, so they are UTF-8.
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::tests::example;
+    use crate::spec::{Confinement, Disk, Network};
+
+    const WIRING: Wiring = Wiring { qmp: 7, console: 8, guest: 9 };
+
+    /// One option a line.
+    fn lines(spec: &RunSpec) -> String {
+        let mut text = String::new();
+        for arg in qemu_args(spec, WIRING) {
+            let arg = arg.into_string().expect("UTF-8");
+            let option = arg.starts_with('-');
+            text.push_str(if !option { " " } else if text.is_empty() { "" } else { "\n" });
+            text.push_str(&arg);
+        }
+        text
+    }
+
+    /// The options in which two VMs differ.
+    fn difference(a: &RunSpec, b: &RunSpec) -> String {
+        let (a, b) = (lines(a), lines(b));
+        let only = |these: &str, those: &str, sign: &str| -> Vec<String> {
+            let absent = |line: &&str| !those.lines().any(|other| other == *line);
+            these.lines().filter(absent).map(|line| format!("{sign} {line}")).collect()
+        };
+        [only(&a, &b, "-"), only(&b, &a, "+")].concat().join("\n")
+    }
+
+    fn template_files() -> (std::path::PathBuf, std::path::PathBuf) {
+        ("/base/snapshots/k/ram".into(), "/base/snapshots/k/state".into())
+    }
+
+    #[test]
+    fn a_cold_guest() {
+        insta::assert_snapshot!(lines(&example()));
+    }
+
+    #[test]
+    fn a_guest_with_kvm_overlay_shares_and_no_network() {
+        let mut spec = example();
+        spec.accel = Accel::Kvm;
+        spec.disk = Disk { path: "disk.qcow2".into(), format: DiskFormat::Qcow2 };
+        spec.network = Network { isolated: true };
+        spec.confinement = Confinement { sandbox: false, run_as: None };
+        spec.shared = vec![
+            SharedDir { path: "/srv/a,b".into(), tag: "downloads".into(), writable: false },
+            SharedDir { path: "/srv/sstate".into(), tag: "sstate".into(), writable: true },
+        ];
+        insta::assert_snapshot!(difference(&example(), &spec));
+    }
+
+    #[test]
+    fn template_and_clone_differ_from_a_cold_guest_in_nothing_but_the_ram() {
+        let (ram, state) = template_files();
+        let mut template = example();
+        template.boot = Boot::Template { ram: ram.clone(), state: state.clone() };
+        let mut clone = example();
+        clone.boot = Boot::Restored { ram, state };
+        insta::assert_snapshot!("cold_to_template", difference(&example(), &template));
+        insta::assert_snapshot!("template_to_clone", difference(&template, &clone));
+    }
+
+    #[test]
+    fn odd_sizes_are_rounded_up_to_whole_mib() {
+        let mut spec = example();
+        spec.ram = Bytes(Bytes::mib(256).0 + 1);
+        assert_eq!(ram_bytes(&spec), Bytes::mib(257).0);
+    }
+}

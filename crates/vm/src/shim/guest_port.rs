@@ -1,0 +1,89 @@
+//! What the guest says on its virtio-serial port, and what it is told.
+//!
+//! Newline-delimited text. From the guest: `ready`, `runner-started`, `runner-exited [CODE]`,
+//! `error TEXT`. To the guest: `go UNIX_TIME_NANOSECONDS`, once the job config is in place; the guest
+//! sets its clock from it and mounts `JOBDATA`.
+//!
+//! The guest may be a stranger's: lines are bounded, and reading slows down to a fixed rate, beyond
+//! which the guest itself has to wait.
+
+use std::time::Duration;
+
+use tokio::net::unix::OwnedReadHalf;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+
+use crate::lines::{BoundedLines, Line};
+
+/// The longest line from the guest, in bytes.
+pub const LINE_LEN_MAX: usize = 1 << 10;
+/// How many lines a guest may send in the long run, a second.
+pub const LINES_PER_S_MAX: u32 = 50;
+/// How many lines a guest may send at once before the rate counts.
+pub const LINES_BURST: u32 = 100;
+/// The most characters that are kept of a guest's complaint.
+pub const ERROR_LEN_MAX: usize = 300;
+const READ_BUFFER_LEN: usize = 512;
+
+/// Something that the guest said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum GuestLine {
+    Ready,
+    RunnerStarted,
+    RunnerExited { code: Option<i32> },
+    Error { text: String },
+    /// Not understood, or too long.
+    Nonsense,
+}
+
+impl GuestLine {
+    pub(crate) fn parse(line: &[u8]) -> Self {
+        let Ok(line) = std::str::from_utf8(line) else { return Self::Nonsense };
+        let line = line.trim_end_matches('\r');
+        let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
+        match (word, rest.trim()) {
+            ("ready", "") => Self::Ready,
+            ("runner-started", "") => Self::RunnerStarted,
+            ("runner-exited", "") => Self::RunnerExited { code: None },
+            ("runner-exited", code) => match code.parse() {
+                Ok(code) => Self::RunnerExited { code: Some(code) },
+                Err(_) => Self::Nonsense,
+            },
+            ("error", text) => Self::Error { text: harmless(text, ERROR_LEN_MAX) },
+            _ => Self::Nonsense,
+        }
+    }
+}
+
+/// At most `len_max` characters, without any that a terminal would act on.
+pub(crate) fn harmless(text: &str, len_max: usize) -> String {
+    text.chars()
+        .take(len_max)
+        .map(|c| if c.is_control() || is_format(c) { '\u{fffd}' } else { c })
+        .collect()
+}
+
+/// Invisible characters that reorder or hide text.
+fn is_format(c: char) -> bool {
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
+/// Reads until the port closes or nobody listens any more.
+pub(crate) async fn read(port: OwnedReadHalf, said: mpsc::Sender<GuestLine>) {
+    let mut lines = BoundedLines::new(port, LINE_LEN_MAX, READ_BUFFER_LEN);
+    // Each line moves this forward by its share of a second; a guest that is ahead by more than the
+    // burst waits.
+    let share = Duration::from_secs(1) / LINES_PER_S_MAX;
+    let mut allowed_at = Instant::now();
+    while let Ok(Some(line)) = lines.next().await {
+        let line = match line {
+            Line::Text(line) => GuestLine::parse(&line),
+            Line::TooLong => GuestLine::Nonsense,
+        };
+        if said.send(line).await.is_err() {
+            return;
+        }
+        allowed_at = allowed_at.max(Instant::now()) + share;
+        sleep_until(allowed_at - share * LINES_BURST).await;
+    }
+}
