@@ -238,8 +238,7 @@ fn disk(args: &mut Args, id: &str, path: &Path, format: DiskFormat, access: Acce
             "detect-zeroes": if read_only { "off" } else { "unmap" },
         }),
     );
-    let mut properties =
-        json!({ "drive": id, "serial": id, "werror": "stop", "rerror": "report" });
+    let mut properties = json!({ "drive": id, "serial": id, "werror": "stop", "rerror": "report" });
     if access == Access::Boot {
         merge(&mut properties, json!({ "bootindex": 0 }));
     }
@@ -306,7 +305,13 @@ mod tests {
         for arg in qemu_args(spec, WIRING) {
             let arg = arg.into_string().expect("UTF-8");
             let option = arg.starts_with('-');
-            text.push_str(if !option { " " } else if text.is_empty() { "" } else { "\n" });
+            text.push_str(if !option {
+                " "
+            } else if text.is_empty() {
+                ""
+            } else {
+                "\n"
+            });
             text.push_str(&arg);
         }
         text

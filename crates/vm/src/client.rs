@@ -50,8 +50,7 @@ pub fn shim_command(forrest: &Path, run_dir: &Path) -> Vec<OsString> {
 /// [`VmError::Program`] where the binary cannot be executed or gives up, with its reason;
 /// [`VmError::Timeout`] after [`SPAWN_TIMEOUT`].
 pub async fn spawn_shim(forrest: &Path, run_dir: &Path) -> Result<SpawnedShim, VmError> {
-    let failed =
-        |reason: String| VmError::Program { program: forrest.to_owned(), reason };
+    let failed = |reason: String| VmError::Program { program: forrest.to_owned(), reason };
     let log_path = run_dir.join(files::SHIM_LOG);
     let log = shim::open_log(&log_path).map_err(VmError::io("open", log_path))?;
     let mut command = Command::new(forrest);

@@ -63,7 +63,8 @@ impl ConsoleLog {
     /// reason, is dropped and noted as soon as something can be.
     pub(crate) fn write(&mut self, now: Duration, bytes: &[u8]) {
         let earned = now.saturating_sub(self.budget_at).as_millis();
-        let earned = u64::try_from(earned).unwrap_or(u64::MAX).saturating_mul(RATE_BYTES_PER_S) / 1000;
+        let earned =
+            u64::try_from(earned).unwrap_or(u64::MAX).saturating_mul(RATE_BYTES_PER_S) / 1000;
         self.budget = self.budget.saturating_add(earned).min(BURST_LEN_MAX);
         self.budget_at = now;
         let len = bytes.len() as u64;
@@ -303,7 +304,9 @@ mod tests {
         assert!(kept >= BURST_LEN_MAX, "{kept} of {sent} were kept");
         let noted: u64 = text
             .lines()
-            .filter_map(|line| line.strip_prefix("[forrest: ")?.split_once(" bytes of console output were"))
+            .filter_map(|line| {
+                line.strip_prefix("[forrest: ")?.split_once(" bytes of console output were")
+            })
             .map(|(number, _)| number.parse::<u64>().expect("a number"))
             .sum();
         assert_eq!(noted, sent - kept);

@@ -35,7 +35,6 @@ pub mod shim;
 pub mod snapshot;
 pub mod spec;
 
-
 pub use client::{ShimClient, Watch, spawn_shim};
 pub use error::VmError;
 pub use outcome::{EndReason, Outcome};

@@ -185,10 +185,15 @@ mod tests {
             wire(serde_json::to_string(&Request::JobDeadline { at: Some(Timestamp(5)) })),
             r#"{"request":"job_deadline","at":5}"#
         );
-        let event =
-            ShimEvent { at: Timestamp(7), event: Happened::Paused { reason: PauseReason::NoSpace } };
+        let event = ShimEvent {
+            at: Timestamp(7),
+            event: Happened::Paused { reason: PauseReason::NoSpace },
+        };
         let text = wire(serde_json::to_string(&Answer::Event { event: event.clone() }));
-        assert_eq!(text, r#"{"answer":"event","event":{"at":7,"event":"paused","reason":"nospace"}}"#);
+        assert_eq!(
+            text,
+            r#"{"answer":"event","event":{"at":7,"event":"paused","reason":"nospace"}}"#
+        );
         assert_eq!(serde_json::from_str::<Answer>(&text).expect("reads"), Answer::Event { event });
     }
 

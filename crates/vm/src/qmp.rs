@@ -136,7 +136,8 @@ impl Qmp {
     /// [`VmError::Refused`] when QEMU says no, [`VmError::Timeout`] after [`ANSWER_TIMEOUT`],
     /// [`VmError::Monitor`] when the connection is gone.
     pub async fn execute(&self, name: &'static str, arguments: Value) -> Result<Value, VmError> {
-        let gone = || VmError::Monitor(format!("the connection ended before {name:?} was answered"));
+        let gone =
+            || VmError::Monitor(format!("the connection ended before {name:?} was answered"));
         let (reply, answer) = oneshot::channel();
         let exchange = async {
             self.commands.send(Command { name, arguments, reply }).await.map_err(|_| gone())?;
@@ -220,8 +221,8 @@ impl Connection {
         self.next_id += 1;
         // Those who gave up make room, so this stays as small as the number of those who wait.
         self.pending.retain(|_, (_, reply)| !reply.is_closed());
-        let mut line =
-            json!({ "execute": command.name, "arguments": command.arguments, "id": id }).to_string();
+        let mut line = json!({ "execute": command.name, "arguments": command.arguments, "id": id })
+            .to_string();
         line.push('\n');
         self.pending.insert(id, (command.name, command.reply));
         self.write.write_all(line.as_bytes()).await.is_ok()

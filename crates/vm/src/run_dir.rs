@@ -120,8 +120,7 @@ pub(crate) struct ShimLock {
 /// Takes the lock for a new shim. A directory serves one shim in its life: the disk of a second one
 /// would not be what the daemon believes it to be.
 pub(crate) fn lock_for_shim(run_dir: &Path) -> Result<ShimLock, VmError> {
-    let refuse =
-        |reason: String| VmError::NotStartable { run_dir: run_dir.to_owned(), reason };
+    let refuse = |reason: String| VmError::NotStartable { run_dir: run_dir.to_owned(), reason };
     if run_dir.join(files::OUTCOME).exists() {
         return Err(refuse("its VM has already ended".to_owned()));
     }

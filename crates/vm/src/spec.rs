@@ -239,8 +239,7 @@ impl FromStr for GuestUuid {
         if !hyphens_fit {
             return Err(refuse());
         }
-        let number =
-            u128::from_str_radix(&text.replace('-', ""), 16).map_err(|_| refuse())?;
+        let number = u128::from_str_radix(&text.replace('-', ""), 16).map_err(|_| refuse())?;
         Ok(Self(number.to_be_bytes()))
     }
 }

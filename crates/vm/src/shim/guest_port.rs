@@ -30,8 +30,12 @@ const READ_BUFFER_LEN: usize = 512;
 pub(crate) enum GuestLine {
     Ready,
     RunnerStarted,
-    RunnerExited { code: Option<i32> },
-    Error { text: String },
+    RunnerExited {
+        code: Option<i32>,
+    },
+    Error {
+        text: String,
+    },
     /// Not understood, or too long.
     Nonsense,
 }

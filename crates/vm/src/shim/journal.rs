@@ -29,7 +29,8 @@ impl Journal {
     /// Writes a line with the time.
     pub(crate) fn line(&mut self, text: &str) {
         let Some(file) = &mut self.file else { return };
-        let line = format!("{:.3} {}\n", super::wall_clock().as_secs_f64(), harmless(text, LINE_LEN_MAX));
+        let line =
+            format!("{:.3} {}\n", super::wall_clock().as_secs_f64(), harmless(text, LINE_LEN_MAX));
         if line.len() > self.left {
             let _ = file.write_all(b"further lines are left out\n");
             self.file = None;

@@ -49,7 +49,9 @@ pub(crate) struct Now {
 /// What happened.
 #[derive(Debug)]
 pub(crate) enum Input {
-    QemuStarted { pid: Option<u32> },
+    QemuStarted {
+        pid: Option<u32>,
+    },
     /// The guest's CPUs run.
     BroughtUp,
     BringUpFailed(String),
@@ -61,12 +63,17 @@ pub(crate) enum Input {
     /// The end of [`Action::Save`].
     Saved(Result<(), String>),
     /// The answer to [`Action::CheckSpace`].
-    Space { enough: bool },
+    Space {
+        enough: bool,
+    },
     /// The shim itself was told to end.
     Signalled,
     /// [`Machine::next_deadline`] has come.
     Tick,
-    QemuExited { exit: QemuExit, stderr: Vec<String> },
+    QemuExited {
+        exit: QemuExit,
+        stderr: Vec<String>,
+    },
 }
 
 /// What to do.
@@ -299,7 +306,9 @@ impl Machine {
     /// Names as in QEMU's `ShutdownCause`.
     fn shutdown(&mut self, now: Now, cause: &str) {
         let (reason, detail) = match cause {
-            "guest-shutdown" => (EndReason::GuestShutdown, "the guest powered itself off".to_owned()),
+            "guest-shutdown" => {
+                (EndReason::GuestShutdown, "the guest powered itself off".to_owned())
+            }
             "guest-reset" | "subsystem-reset" => {
                 (EndReason::GuestReset, "the guest rebooted".to_owned())
             }
@@ -445,7 +454,12 @@ impl Machine {
     }
 
     fn boot_timed_out(&mut self, now: Now) {
-        self.end(now, EndReason::BootTimeout, false, "the guest did not say that it is ready in time");
+        self.end(
+            now,
+            EndReason::BootTimeout,
+            false,
+            "the guest did not say that it is ready in time",
+        );
     }
 
     /// QEMU was asked to quit and did not.

@@ -39,10 +39,8 @@ pub(crate) struct Qemu {
 
 /// Starts QEMU in the working directory, stopped.
 pub(crate) fn start(spec: &RunSpec) -> Result<Qemu, VmError> {
-    let failed = |err: io::Error| VmError::Program {
-        program: spec.qemu.clone(),
-        reason: err.to_string(),
-    };
+    let failed =
+        |err: io::Error| VmError::Program { program: spec.qemu.clone(), reason: err.to_string() };
     let (monitor, qemu_monitor) = inheritable_pair().map_err(failed)?;
     let (console, qemu_console) = inheritable_pair().map_err(failed)?;
     let (guest, qemu_guest) = inheritable_pair().map_err(failed)?;
@@ -107,7 +105,8 @@ fn confine(parent: &OsStr, uid: &OsStr, gid: &OsStr) -> Result<(), String> {
         let number = text.to_str().and_then(|text| text.parse().ok());
         number.ok_or_else(|| format!("{} is not a number", text.display()))
     };
-    let failed = |what: &'static str| move |err: rustix::io::Errno| format!("could not {what}: {err}");
+    let failed =
+        |what: &'static str| move |err: rustix::io::Errno| format!("could not {what}: {err}");
     if uid != SAME_USER {
         let (uid, gid) = (Uid::from_raw(number(uid)?), Gid::from_raw(number(gid)?));
         rustix::thread::set_thread_groups(&[]).map_err(failed("leave all groups"))?;
@@ -119,7 +118,9 @@ fn confine(parent: &OsStr, uid: &OsStr, gid: &OsStr) -> Result<(), String> {
     setrlimit(Resource::Core, no_core).map_err(failed("forbid core dumps"))?;
     // After the change of user, which would undo it. The parent may have died just before.
     set_parent_process_death_signal(Some(Signal::KILL)).map_err(failed("bind to the shim"))?;
-    if getppid().map(Pid::as_raw_nonzero).map(|pid| pid.get()) != i32::try_from(number(parent)?).ok() {
+    if getppid().map(Pid::as_raw_nonzero).map(|pid| pid.get())
+        != i32::try_from(number(parent)?).ok()
+    {
         return Err("the shim is gone already".to_owned());
     }
     Ok(())

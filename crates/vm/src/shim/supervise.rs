@@ -227,9 +227,8 @@ impl<'a> Supervisor<'a> {
         };
         let (guest_read, guest_write) = qemu.guest.into_split();
         self.guest = Some(guest_write);
-        self.stderr = qemu.stderr.take().map(|pipe| {
-            tokio::spawn(read_stderr(pipe, self.notes_in.clone()))
-        });
+        self.stderr =
+            qemu.stderr.take().map(|pipe| tokio::spawn(read_stderr(pipe, self.notes_in.clone())));
         let console = read_console(qemu.console, self.dir.to_owned(), self.notes_in.clone());
         let (said, heard) = mpsc::channel(1);
         self.readers = vec![
@@ -515,10 +514,9 @@ async fn read_stderr(pipe: ChildStderr, notes: mpsc::Sender<Note>) -> Vec<String
     let mut newest = std::collections::VecDeque::new();
     while let Ok(Some(line)) = lines.next().await {
         let line = match line {
-            Line::Text(line) => guest_port::harmless(
-                &String::from_utf8_lossy(&line),
-                STDERR_LINE_LEN_MAX,
-            ),
+            Line::Text(line) => {
+                guest_port::harmless(&String::from_utf8_lossy(&line), STDERR_LINE_LEN_MAX)
+            }
             Line::TooLong => "(a line that is too long)".to_owned(),
         };
         // Losing a line is better than waiting for a loop that may be waiting for this task.

@@ -101,14 +101,14 @@ pub fn fill_disk() -> [u8; 512] {
     const PACKET: u16 = 0x100;
     let [low, high] = (0x7c00 + PACKET).to_le_bytes();
     let code = [
-        vec![0x31, 0xc0, 0x8e, 0xd8], // xor ax, ax; mov ds, ax
-        vec![0xb8, 0x00, 0x43],       // loop: mov ax, 0x4300
-        vec![0xbe, low, high],        // mov si, packet
-        vec![0xcd, 0x13],             // int 0x13
-        vec![0x72, 0x08],             // jc end
+        vec![0x31, 0xc0, 0x8e, 0xd8],                // xor ax, ax; mov ds, ax
+        vec![0xb8, 0x00, 0x43],                      // loop: mov ax, 0x4300
+        vec![0xbe, low, high],                       // mov si, packet
+        vec![0xcd, 0x13],                            // int 0x13
+        vec![0x72, 0x08],                            // jc end
         vec![0x66, 0x83, 0x06, low + 8, high, 0x40], // add dword [packet + 8], 64
-        vec![0xeb, 0xee],             // jmp loop
-        power_off_code(),             // end:
+        vec![0xeb, 0xee],                            // jmp loop
+        power_off_code(),                            // end:
     ];
     let mut sector = sector(&code.concat());
     // Size, number of sectors, where the data comes from (this very code), first sector.

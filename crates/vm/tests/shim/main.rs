@@ -34,7 +34,8 @@ async fn run_to_end(sector: &[u8; 512]) -> Option<(Run, forrest_vm::Outcome)> {
 /// A handle on a process that becomes readable with its end.
 fn process(pid: u32) -> AsyncFd<std::os::fd::OwnedFd> {
     let pid = Pid::from_raw(pid as i32).expect("a process id");
-    AsyncFd::new(pidfd_open(pid, PidfdFlags::empty()).expect("a live process")).expect("a handle")
+    AsyncFd::register(pidfd_open(pid, PidfdFlags::empty()).expect("a live process"))
+        .expect("a handle")
 }
 
 async fn end_of(process: AsyncFd<std::os::fd::OwnedFd>) {
