@@ -16,6 +16,8 @@ pub enum Command {
         runner: RunnerName,
         /// Of which machine type.
         machine: MachineTypeName,
+        /// Whether it may start from the machine type's snapshot, where that fits its image.
+        restore: bool,
     },
     /// Register the runner and keep its JIT configuration: answered by `Registered`.
     Register {
@@ -109,6 +111,26 @@ pub enum Command {
         generation: Generation,
         /// Why.
         why: String,
+    },
+    /// Look whether the machine type has a snapshot that fits: answered by `SnapshotChecked`.
+    CheckSnapshot {
+        /// Which machine type.
+        machine: MachineTypeName,
+    },
+    /// Boot the machine type's image and save the guest: answered by `SnapshotBuilt`.
+    BuildSnapshot {
+        /// Which machine type.
+        machine: MachineTypeName,
+    },
+    /// Give up building: `SnapshotBuilt` comes soon, with whatever result.
+    CancelSnapshot {
+        /// Which machine type.
+        machine: MachineTypeName,
+    },
+    /// A snapshot does not restore: it is not to be used any more. No answer.
+    DropSnapshot {
+        /// Which machine type.
+        machine: MachineTypeName,
     },
     /// Keep with the run which job it has, for the next daemon.
     RecordJob {

@@ -13,6 +13,7 @@ use crate::polls::Polls;
 use crate::random::Random;
 use crate::run::{FinishStep, FinishedRun, RetireReason, RunState, Runs};
 use crate::schedule::Waiting;
+use crate::snapshots::Snapshot;
 use crate::timers::{Timer, Timers};
 use crate::view::View;
 
@@ -28,6 +29,7 @@ pub struct Core {
     pub(crate) polls: Polls,
     pub(crate) timers: Timers,
     pub(crate) health: BTreeMap<MachineTypeName, Health>,
+    pub(crate) snapshots: BTreeMap<MachineTypeName, Snapshot>,
     pub(crate) finished: VecDeque<FinishedRun>,
     pub(crate) waiting: BTreeMap<MachineTypeName, Waiting>,
     pub(crate) disk: Option<DiskSpace>,
@@ -67,6 +69,7 @@ impl Core {
             polls: Polls::default(),
             timers: Timers::default(),
             health: BTreeMap::new(),
+            snapshots: BTreeMap::new(),
             finished: VecDeque::new(),
             waiting: BTreeMap::new(),
             disk: None,
@@ -134,6 +137,10 @@ impl Core {
                 self.disk = Some(DiskSpace { free: free_disk, runs: run_disks });
                 self.unscheduled |= !self.waiting.is_empty();
             }
+            Event::SnapshotChecked { machine, fits } => self.snapshot_checked(&machine, fits),
+            Event::SnapshotBuilt { machine, result } => {
+                self.snapshot_built(now, &machine, result, out);
+            }
             Event::Adopted(run) => self.adopt(now, *run, out),
             Event::Run { runner, event } => self.run_event(now, &runner, event, out),
             Event::StopRequested { runner } => self.stop_requested(now, &runner, out),
@@ -158,6 +165,7 @@ impl Core {
             }
             Timer::Poll(repository) => self.poll(now, &repository, out),
             Timer::Deliveries => self.repair_deliveries(now, out),
+            Timer::Snapshots => self.snapshots_timer(now, out),
             Timer::Schedule => self.unscheduled = true,
         }
     }
@@ -173,6 +181,7 @@ impl Core {
             self.timers.clear(&Timer::Backoff(machine));
         }
         self.polls_follow_policy(now, out);
+        self.snapshots_follow_policy(now, out);
         self.unscheduled = true;
     }
 

@@ -9,6 +9,7 @@ use crate::model::{
     Timestamp,
 };
 use crate::policy::Policy;
+use crate::snapshots::BuildTrouble;
 
 /// Something that happened outside.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +60,21 @@ pub enum Event {
         runner: RunnerName,
         /// What.
         event: RunEvent,
+    },
+    /// The answer to [`Command::CheckSnapshot`](crate::Command::CheckSnapshot): whether a snapshot is
+    /// there that fits what a run would start from now.
+    SnapshotChecked {
+        /// Which machine type.
+        machine: MachineTypeName,
+        /// Whether it fits, or why there can be none.
+        fits: Result<bool, Trouble>,
+    },
+    /// The answer to [`Command::BuildSnapshot`](crate::Command::BuildSnapshot).
+    SnapshotBuilt {
+        /// Which machine type.
+        machine: MachineTypeName,
+        /// Whether it was built.
+        result: Result<(), BuildTrouble>,
     },
     /// The operator wants a run ended, whatever it does.
     StopRequested {
@@ -125,6 +141,8 @@ pub enum RunEvent {
     ReadBack(Result<Persist, Trouble>),
     /// The run's disk became a machine image.
     Promoted(Result<Generation, Trouble>),
+    /// The configuration does not let this job's disk become a machine image: why.
+    PromotionRefused(String),
     /// The run's disk was removed.
     Discarded(Result<(), Trouble>),
 }
@@ -190,6 +208,8 @@ pub enum EndReason {
     Killed,
     /// The host's disk failed it.
     IoError,
+    /// It could not be restored from its snapshot; it never ran.
+    RestoreFailed,
     /// It was not ready in time.
     BootTimeout,
     /// The job took longer than the configuration allows.
@@ -211,6 +231,7 @@ impl std::fmt::Display for EndReason {
             Self::GuestPanicked => "guest-panicked",
             Self::Killed => "killed",
             Self::IoError => "io-error",
+            Self::RestoreFailed => "restore-failed",
             Self::BootTimeout => "boot-timeout",
             Self::JobTimeout => "job-timeout",
             Self::QemuFailed => "qemu-failed",

@@ -4,7 +4,8 @@
 //! an argument, randomness from a seed, and every collection is ordered, so a run of the core can be
 //! replayed exactly.
 //!
-//! Where to find what: [`run`] is the life of one run, [`Core`] joins runs, jobs and polls,
+//! Where to find what: [`run`] is the life of one run,
+//! [`snapshots`] that of the booted guests that runs are restored from, [`Core`] joins runs, jobs and polls,
 //! `schedule` decides which job is served next, [`check`] says what must always hold, [`view`] is
 //! what people see.
 
@@ -19,6 +20,7 @@ mod polls;
 mod random;
 pub mod run;
 mod schedule;
+pub mod snapshots;
 mod timers;
 pub mod view;
 

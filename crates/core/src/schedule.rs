@@ -81,6 +81,20 @@ pub enum Waiting {
     },
 }
 
+impl Waiting {
+    /// Whether it ends when others give up RAM, CPUs or disk space.
+    pub(crate) fn is_for_room(&self) -> bool {
+        match self {
+            Self::Ram { .. } | Self::Cpus { .. } | Self::Disk { .. } | Self::OlderJob { .. } => true,
+            Self::Drained
+            | Self::Pause { .. }
+            | Self::MachineLimit { .. }
+            | Self::RepositoryLimit { .. }
+            | Self::Base { .. } => false,
+        }
+    }
+}
+
 /// A machine type with jobs that no run is there for.
 struct Candidate<'a> {
     machine: &'a MachineType,
@@ -132,6 +146,13 @@ impl Core {
         self.waiting = waiting;
         for machine in chosen {
             self.start_run(now, &machine, out);
+        }
+        if self.waiting.values().any(Waiting::is_for_room) {
+            self.builds_give_way(out);
+        } else if !self.snapshots.is_empty() && !self.draining {
+            let (room, min_free_disk) = (self.room(), self.policy.capacity.min_free_disk);
+            let fits = |need| room.refuse(need, min_free_disk).is_none();
+            self.build_snapshots(now, fits, out);
         }
         self.retire_surplus(now, out);
     }
@@ -265,6 +286,7 @@ impl Core {
 
     fn room(&self) -> Room {
         let held = self.runs.total();
+        let builds = self.held_by_builds();
         let capacity = self.policy.capacity;
         let disks = || self.runs.iter().filter(|run| run.holds_disk());
         let disk = self.disk.as_ref().map(|measured| {
@@ -272,31 +294,27 @@ impl Core {
                 let used = measured.runs.get(&run.runner).copied().unwrap_or_default();
                 run.resources.disk.saturating_sub(used)
             });
-            measured.free.saturating_sub(growth.sum())
+            measured.free.saturating_sub(growth.sum()).saturating_sub(builds.disk)
         });
         Room {
-            ram: capacity.ram.saturating_sub(held.ram),
-            cpus: capacity.cpus.map(|cpus| cpus.saturating_sub(held.cpus)),
+            ram: capacity.ram.saturating_sub(held.ram).saturating_sub(builds.ram),
+            cpus: capacity.cpus.map(|cpus| cpus.saturating_sub(held.cpus + builds.cpus)),
             disk,
-            runs: held.runs,
+            runs: held.runs + u32::from(builds.ram > Bytes(0)),
             disks: u32::try_from(disks().count()).unwrap_or(u32::MAX),
         }
     }
 
     /// Where jobs wait for room, retires runners that no job is left for.
     fn retire_surplus(&mut self, now: Timestamp, out: &mut Vec<Command>) {
-        let for_room = |waiting: &Waiting| {
-            matches!(
-                waiting,
-                Waiting::Ram { .. }
-                    | Waiting::Cpus { .. }
-                    | Waiting::Disk { .. }
-                    | Waiting::MachineLimit { .. }
-                    | Waiting::RepositoryLimit { .. }
-                    | Waiting::OlderJob { .. }
-            )
+        let for_place = |waiting: &Waiting| {
+            waiting.is_for_room()
+                || matches!(
+                    waiting,
+                    Waiting::MachineLimit { .. } | Waiting::RepositoryLimit { .. }
+                )
         };
-        if !self.waiting.values().any(for_room) {
+        if !self.waiting.values().any(for_place) {
             return;
         }
         let mut excess: BTreeMap<MachineTypeName, usize> = BTreeMap::new();

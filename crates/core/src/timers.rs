@@ -21,6 +21,8 @@ pub enum Timer {
     Poll(Repository),
     /// The next look for webhooks that never arrived.
     Deliveries,
+    /// The next look whether snapshots still fit.
+    Snapshots,
     /// Somebody's waiting time is over: a job can no longer be overtaken, a surplus runner may be
     /// retired.
     Schedule,

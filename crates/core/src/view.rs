@@ -8,6 +8,7 @@ use crate::model::{
     Bytes, Job, JobId, MachineTypeName, Repository, RunnerName, StartImage, Timestamp,
 };
 use crate::run::{FinishedRun, RunTimes};
+use crate::snapshots::Snapshot;
 
 pub use crate::schedule::Waiting;
 
@@ -71,8 +72,8 @@ pub struct MachineView {
     pub ram: Bytes,
     /// Virtual CPUs of its guests.
     pub cpus: u32,
-    /// Whether its runs start from a snapshot.
-    pub snapshot: bool,
+    /// Its snapshot, where its runs are to start from one.
+    pub snapshot: Option<Snapshot>,
     /// Jobs that are queued for it.
     pub queued: usize,
     /// Live runs.
@@ -189,7 +190,7 @@ fn machines(core: &Core) -> Vec<MachineView> {
             name: machine.name.clone(),
             ram: machine.ram,
             cpus: machine.cpus,
-            snapshot: machine.snapshot,
+            snapshot: core.snapshots.get(&machine.name).cloned(),
             queued: core.jobs.queued_count(&machine.name),
             runs: core.runs.of_machine(&machine.name).runs,
             failures: health.map_or(0, |health| health.failures),

@@ -49,7 +49,8 @@ impl Core {
             trouble: None,
             paused: None,
         });
-        out.push(Command::Prepare { runner: runner.clone(), machine: machine.name.clone() });
+        let restore = self.may_restore(&machine.name);
+        out.push(Command::Prepare { runner: runner.clone(), machine: machine.name.clone(), restore });
         out.push(Command::Register { runner, machine: machine.name.clone() });
     }
 
@@ -94,6 +95,7 @@ impl Core {
             RunEvent::VmExited(end) => self.vm_exited(now, runner, end, out),
             RunEvent::ReadBack(result) => self.read_back(now, runner, result, out),
             RunEvent::Promoted(result) => self.promoted(now, runner, result, out),
+            RunEvent::PromotionRefused(why) => self.promotion_refused(runner, &why, out),
             RunEvent::Discarded(result) => self.discarded(now, runner, result, out),
         }
     }
@@ -187,6 +189,9 @@ impl Core {
             true
         });
         if started == Some(true) {
+            if let Some(machine) = self.runs.get(runner).map(|run| run.machine.clone()) {
+                self.count_start(&machine, self.may_restore(&machine), restored);
+            }
             self.watch_boot(now, runner);
         }
     }
@@ -400,7 +405,10 @@ impl Core {
         let Some(run) = self.runs.get(runner) else { return };
         let Some(vm) = run.vm().cloned() else { return };
         let job = run.job().or_else(|| self.jobs.running_on(runner));
-        if job.is_none() && matches!(run.state, RunState::Starting(_) | RunState::Booting(_)) {
+        if end.reason == EndReason::RestoreFailed {
+            let machine = run.machine.clone();
+            self.restore_failed(&machine, end.detail.as_deref().unwrap_or("no reason known"), out);
+        } else if job.is_none() && matches!(run.state, RunState::Starting(_) | RunState::Booting(_)) {
             self.boot_failed(now, runner, &vm.image.image, &end, out);
         }
         let level = match end.reason {

@@ -208,6 +208,9 @@ impl Core {
                 let text = format!("its disk is now generation {generation} of the machine image");
                 out.push(note(Level::Info, runner, text));
                 self.unscheduled = true;
+                if let Some(machine) = self.runs.get(runner).map(|run| run.machine.clone()) {
+                    self.image_changed(&machine, out);
+                }
             }
             (Some(failures), Err(trouble)) if failures >= PROMOTE_ATTEMPTS => {
                 let text = format!("could not keep the disk, it is removed: {}", trouble.what);
@@ -222,6 +225,21 @@ impl Core {
             (None, Err(_)) | (Some(_), Ok(_)) => {}
         }
         self.forget_when_settled(now, runner, out);
+    }
+
+    /// The configuration does not let this job's disk become a machine image.
+    pub(super) fn promotion_refused(
+        &mut self,
+        runner: &RunnerName,
+        why: &str,
+        out: &mut Vec<Command>,
+    ) {
+        let promoting = self.settling(runner, |s| matches!(s.disk, DiskDebt::Promoting { .. }));
+        if promoting == Some(true) {
+            let text = format!("the disk is removed although its token is right: {why}");
+            out.push(note(Level::Warn, runner, text));
+            self.discard(runner, out);
+        }
     }
 
     /// Removes the run's disk, whatever was to become of it before.
