@@ -53,7 +53,8 @@ pub enum SrcKeeping {
 struct SrcKey {
     path: PathBuf,
     size: u64,
-    mtime_ns: i128,
+    /// Seconds since the epoch, and nanoseconds.
+    mtime: (i64, i64),
     inode: u64,
     device: u64,
 }
@@ -61,7 +62,6 @@ struct SrcKey {
 /// The content of `src/<key>.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct SrcRecord {
-    #[serde(flatten)]
     key: SrcKey,
     keeping: SrcKeeping,
 }
@@ -72,7 +72,7 @@ impl SrcKey {
         Ok(Self {
             path: std::path::absolute(path).context("find the src image", path)?,
             size: metadata.len(),
-            mtime_ns: mtime_ns(&metadata),
+            mtime: mtime(&metadata),
             inode: metadata.ino(),
             device: metadata.dev(),
         })
@@ -80,17 +80,17 @@ impl SrcKey {
 
     /// 64 bits of a hash, as hexadecimal digits.
     fn name(&self) -> String {
-        let Self { path, size, mtime_ns, inode, device } = self;
+        let Self { path, size, mtime, inode, device } = self;
         let mut hash = Sha256::new();
         hash.update(path.as_os_str().as_encoded_bytes());
         hash.update([0]);
-        hash.update(format!("{size} {mtime_ns} {inode} {device}"));
+        hash.update(format!("{size} {} {} {inode} {device}", mtime.0, mtime.1));
         hash.finalize()[..8].iter().map(|b| format!("{b:02x}")).collect()
     }
 }
 
-fn mtime_ns(metadata: &std::fs::Metadata) -> i128 {
-    i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec())
+fn mtime(metadata: &std::fs::Metadata) -> (i64, i64) {
+    (metadata.mtime(), metadata.mtime_nsec())
 }
 
 impl Store {
@@ -106,7 +106,8 @@ impl Store {
         let text = path.to_str().ok_or_else(|| {
             ImageError::not_an_image(path, "its path is not valid UTF-8; rename it")
         })?;
-        let ms = SrcKey::of(path)?.mtime_ns / 1_000_000;
+        let (seconds, nanoseconds) = SrcKey::of(path)?.mtime;
+        let ms = seconds.saturating_mul(1000).saturating_add(nanoseconds / 1_000_000);
         Ok(StartImage {
             image: ImageRef::Src { path: text.to_owned() },
             made_at: Timestamp(u64::try_from(ms).unwrap_or(0)),
@@ -219,8 +220,10 @@ impl Store {
         let image = self.src_entry(key);
         let record: Option<SrcRecord> = match read_record(&image.with_extension("json"), RECORD_MAX)
         {
-            // Written again from scratch.
-            Err(ImageError::BadRecord { .. }) => None,
+            Err(error @ ImageError::BadRecord { .. }) => {
+                tracing::warn!("{error}; the src image is taken into the store again");
+                None
+            }
             result => result?,
         };
         // 64 bits of a hash tell entries apart well enough; the record makes it certain.
@@ -257,7 +260,7 @@ impl Store {
             return Ok(());
         }
         let metadata = std::fs::metadata(image).context("find", image)?;
-        if metadata.len() == record.key.size && mtime_ns(&metadata) == record.key.mtime_ns {
+        if metadata.len() == record.key.size && mtime(&metadata) == record.key.mtime {
             return Ok(());
         }
         Err(ImageError::SrcChanged { path: record.key.path })

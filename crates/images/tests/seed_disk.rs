@@ -4,9 +4,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use forrest_core::model::Bytes;
+use forrest_images::ImageError;
 use forrest_images::readback::{ReadBack, read_file};
 use forrest_images::seed::{CIDATA, JOBDATA, SEED_SIZE, SeedFiles, write_fat};
-use forrest_images::ImageError;
 
 #[expect(dead_code, reason = "each test binary uses some of it")]
 mod fixture;
