@@ -1,0 +1,354 @@
+//! What happens to a run's files.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use forrest_config::{Base, Machine};
+use forrest_core::RunEvent;
+use forrest_core::event::{Persist, Trouble};
+use forrest_core::image_choice::choose_start_image;
+use forrest_core::model::{Bytes, Generation, ImageRef, Job, MachineTypeName, StartImage};
+use forrest_images::persistence::persistence_token_matches;
+use forrest_images::readback::{self, ReadBack};
+use forrest_images::template::{Part, Replacements, RunValues, Template};
+use forrest_images::{DiskFormat, ImageError, Origin, Store};
+use forrest_vm::spec::{self, Boot, Confinement, Disk, GuestUuid, RunSpec, SharedDir};
+use secrecy::SecretString;
+
+use super::{Executors, Host, RunContext, blocking};
+use crate::clock::now;
+use crate::record::RunRecord;
+
+/// A run's directory with this file in it is over: only its log is kept.
+const OVER: &str = "over";
+
+/// Whether the run in this directory is over, so that only its log is left.
+pub(crate) fn is_forgotten(run_dir: &Path) -> bool {
+    run_dir.join(OVER).exists()
+}
+
+/// Whether the run still has a disk to be settled.
+pub(crate) fn disk_exists(run_dir: &Path) -> bool {
+    run_dir.join("disk.img").exists() || run_dir.join("job-config.img").exists()
+}
+
+/// The room that a file takes; zero where there is none.
+pub(super) fn allocated(path: &Path) -> Bytes {
+    std::fs::metadata(path).map_or(Bytes(0), |found| Bytes(found.blocks().saturating_mul(512)))
+}
+
+impl Executors {
+    /// Forks the run's disk and writes its `CIDATA` disk.
+    pub(crate) async fn prepare(self, run: Arc<RunContext>) {
+        let prepared = {
+            let run = Arc::clone(&run);
+            let _permit = self.disk_work.acquire().await;
+            let store = self.store.clone();
+            blocking(move || prepare(&store, &run)).await.map_err(Trouble::new)
+        };
+        self.answer(&run, RunEvent::Prepared(prepared)).await;
+    }
+
+    /// Looks for the persistence token on the job-config disk.
+    pub(crate) async fn read_back(self, run: Arc<RunContext>) {
+        let found = {
+            let run = Arc::clone(&run);
+            blocking(move || read_back(&run)).await
+        };
+        self.answer(&run, RunEvent::ReadBack(Ok(found))).await;
+    }
+
+    /// Makes the run's disk the machine type's next image.
+    pub(crate) async fn promote(self, run: Arc<RunContext>, job: Option<Box<Job>>) {
+        let answer = match self.cause(&run, job.as_deref()).await {
+            Ok(event) => {
+                let origin = origin(job.as_deref(), event);
+                let dir = run.dir.clone();
+                let promoted = self
+                    .on_disk(move |store| store.promote(&dir, &origin, now(), &mut |_| {}))
+                    .await;
+                RunEvent::Promoted(promoted)
+            }
+            Err(answer) => answer,
+        };
+        let promoted = matches!(answer, RunEvent::Promoted(Ok(_)));
+        self.answer(&run, answer).await;
+        if let (true, Some(settings)) = (promoted, &run.settings) {
+            self.prune(&run.machine, settings.keep_generations).await;
+        }
+    }
+
+    /// What started the job, where its disk may become a machine image; otherwise the answer to give.
+    async fn cause(&self, run: &RunContext, job: Option<&Job>) -> Result<Option<String>, RunEvent> {
+        let refused = |why: &str| Err(RunEvent::PromotionRefused(why.to_owned()));
+        let Some(settings) = &run.settings else {
+            return refused("its machine type is not configured any more");
+        };
+        if job.is_none() {
+            return refused("which job left it behind is not known");
+        }
+        let Some(facts) = self.workflow_run(run, job).await else {
+            let what = "what started the job is not known, so `persist_from` cannot be kept";
+            return Err(RunEvent::Promoted(Err(Trouble::new(what))));
+        };
+        let event = facts.event.clone().unwrap_or_default();
+        if settings.persist_from.allows(&event, facts.from_fork) {
+            return Ok(facts.event);
+        }
+        let from = if facts.from_fork { " from a fork" } else { "" };
+        refused(&format!("`persist_from` does not list its event, {event:?}{from}"))
+    }
+
+    async fn prune(&self, machine: &MachineTypeName, keep: u32) {
+        let machine = machine.clone();
+        let pruned = self.on_disk(move |store| store.prune(&machine, keep as usize)).await;
+        if let Err(trouble) = pruned {
+            tracing::warn!("could not remove old generations: {}", trouble.what);
+        }
+    }
+
+    /// Removes the run's disks.
+    pub(crate) async fn discard(self, run: Arc<RunContext>) {
+        let discarded = {
+            let run = Arc::clone(&run);
+            self.on_disk(move |store| store.discard(&run.dir)).await
+        };
+        self.answer(&run, RunEvent::Discarded(discarded)).await;
+    }
+
+    /// Marks the run's directory as that of a run that is over; old ones are removed.
+    pub(crate) async fn forget(self, run: Arc<RunContext>) {
+        let path = run.dir.path().join(OVER);
+        if run.dir.path().exists()
+            && let Err(error) = std::fs::write(&path, b"")
+        {
+            tracing::warn!(runner = %run.runner, %error, "could not mark the run as over");
+        }
+        let keep = self.settings.keep_runs;
+        let result = self.on_disk(move |store| remove_old_runs(store, keep)).await;
+        if let Err(trouble) = result {
+            tracing::warn!("could not remove old runs' logs: {}", trouble.what);
+        }
+    }
+
+    pub(crate) async fn mark_broken(
+        self,
+        machine: MachineTypeName,
+        generation: Generation,
+        why: String,
+    ) {
+        let result =
+            self.on_disk(move |store| store.mark_broken(&machine, generation, &why, now())).await;
+        if let Err(trouble) = result {
+            tracing::error!("could not take a generation out of use: {}", trouble.what);
+        }
+    }
+}
+
+/// The settings of a run that is about to start; a run whose machine type is gone never gets there.
+fn settings(run: &RunContext) -> Result<&Machine, String> {
+    run.settings.as_deref().ok_or_else(|| format!("{} is not configured any more", run.machine))
+}
+
+fn prepare(store: &Store, run: &RunContext) -> Result<StartImage, String> {
+    let settings = settings(run)?;
+    let text = |error: ImageError| error.to_string();
+    store.create_run_dir(&run.runner, &run.machine).map_err(text)?;
+    let mut record = RunRecord {
+        runner: run.runner.clone(),
+        machine: run.machine.clone(),
+        ram: settings.ram,
+        cpus: settings.cpus,
+        disk: settings.disk,
+        created_at: now(),
+        image: None,
+        runner_id: None,
+        job: None,
+    };
+    let write = |record: &RunRecord| {
+        record.write(run.dir.path()).map_err(|error| format!("could not write its record: {error}"))
+    };
+    write(&record)?;
+    let start = start_image(store, settings)?;
+    store.fork(&start, &run.dir, settings.disk).map_err(text)?;
+    record.image = Some(start.clone());
+    write(&record)?;
+    let template = template(settings).map_err(text)?;
+    for unknown in template.unknown_patterns() {
+        tracing::warn!(machine = %run.machine, "{unknown} is replaced by nothing: no such parameter");
+    }
+    if template.run_values_in_cloud_init().is_empty() {
+        write_seed(store, run, &template, Part::CloudInit, &start, None).map_err(text)?;
+    }
+    Ok(start)
+}
+
+/// The image that a run of this machine type starts from now.
+fn start_image(store: &Store, settings: &Machine) -> Result<StartImage, String> {
+    let text = |error: ImageError| error.to_string();
+    let base = match &settings.base {
+        Base::Image(path) => Some(store.src_image(path.resolve()).map_err(text)?),
+        Base::Machine(machine) => store.machine_image(machine).map_err(text)?,
+    };
+    let own = store.machine_image(&settings.name).map_err(text)?;
+    choose_start_image(settings.use_base, base, own).ok_or_else(|| match &settings.base {
+        Base::Image(_) => "there is no image to start from".to_owned(),
+        Base::Machine(machine) => format!(
+            "there is no image to start from yet: no job of {machine} has left its disk behind \
+             (with the persistence token)"
+        ),
+    })
+}
+
+fn template(settings: &Machine) -> Result<Template, ImageError> {
+    let template = &settings.setup_template;
+    Template::load(template.path.resolve(), &template.parameters)
+}
+
+fn write_seed(
+    store: &Store,
+    run: &RunContext,
+    template: &Template,
+    part: Part,
+    start: &StartImage,
+    jit_config: Option<&SecretString>,
+) -> Result<(), ImageError> {
+    let instance_id = instance_id(template, start);
+    let values = jit_config.map(|jit_config| RunValues { runner: &run.runner, jit_config });
+    let replacements =
+        Replacements { machine: &run.machine, instance_id: &instance_id, run: values };
+    let files = template.render(part, &replacements)?;
+    let path = match part {
+        Part::CloudInit => run.dir.cloud_init(),
+        Part::JobConfig => run.dir.job_config(),
+    };
+    store.write_seed(&path, part.label(), &files)
+}
+
+/// What cloud-init tells one set-up from another by: it changes with the template and with the image.
+fn instance_id(template: &Template, start: &StartImage) -> String {
+    let hash = template.content_hash();
+    let hash = hash.get(..16).unwrap_or(&hash);
+    match &start.image {
+        ImageRef::Src { .. } => format!("forrest-{hash}-src-{}", start.made_at.0),
+        ImageRef::Machine { generation, .. } => {
+            format!("forrest-{hash}-{generation}-{}", start.made_at.0)
+        }
+    }
+}
+
+/// Writes the disk with the JIT configuration.
+pub(super) fn write_job_config(
+    store: &Store,
+    run: &RunContext,
+    jit_config: &SecretString,
+) -> Result<(), String> {
+    let settings = settings(run)?;
+    let text = |error: ImageError| error.to_string();
+    let template = template(settings).map_err(text)?;
+    let start = RunRecord::read(run.dir.path()).and_then(|record| record.image);
+    let start = start.ok_or("the run's record cannot be read")?;
+    if !template.run_values_in_cloud_init().is_empty() {
+        write_seed(store, run, &template, Part::CloudInit, &start, Some(jit_config))
+            .map_err(text)?;
+    }
+    write_seed(store, run, &template, Part::JobConfig, &start, Some(jit_config)).map_err(text)
+}
+
+/// The virtual machine's description for its supervisor.
+pub(super) fn run_spec(store: &Store, run: &RunContext, host: &Host) -> Result<RunSpec, String> {
+    let settings = settings(run)?;
+    let disk = store.run_disk(&run.dir).map_err(|error| error.to_string())?;
+    let disk = disk.ok_or("the run's disk is gone")?;
+    let mut random = [0; 16];
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut file| std::io::Read::read_exact(&mut file, &mut random))
+        .map_err(|error| format!("no random numbers: {error}"))?;
+    let boot_timeout_ms = u64::try_from(settings.boot_timeout.as_millis()).unwrap_or(u64::MAX);
+    Ok(RunSpec {
+        format: spec::FORMAT,
+        runner: run.runner.clone(),
+        machine: run.machine.clone(),
+        uuid: GuestUuid::from_random(random),
+        qemu: host.qemu.clone(),
+        accel: host.accel,
+        cpus: settings.cpus,
+        ram: settings.ram,
+        disk: Disk {
+            path: disk.path,
+            format: match disk.format {
+                DiskFormat::Raw => spec::DiskFormat::Raw,
+                DiskFormat::Qcow2 => spec::DiskFormat::Qcow2,
+            },
+        },
+        cloud_init: run.dir.cloud_init(),
+        job_config: run.dir.job_config(),
+        shared: settings
+            .shared
+            .iter()
+            .map(|shared| SharedDir {
+                path: shared.path.clone(),
+                tag: shared.tag.clone(),
+                writable: shared.writable,
+            })
+            .collect(),
+        boot: Boot::Cold,
+        boot_timeout_ms,
+        network: spec::Network::default(),
+        confinement: Confinement::default(),
+        record: serde_json::Value::Null,
+    })
+}
+
+fn read_back(run: &RunContext) -> Persist {
+    let Some(token) = &run.token else { return Persist::Absent };
+    match readback::read_file(&run.dir.job_config(), readback::PERSIST, readback::PERSIST_MAX) {
+        Ok(ReadBack::Content(content)) if persistence_token_matches(token, &content) => {
+            Persist::Valid
+        }
+        Ok(ReadBack::Content(_)) => Persist::WrongToken,
+        Ok(ReadBack::Absent) => Persist::Absent,
+        Ok(ReadBack::Damaged(why)) => {
+            tracing::warn!(runner = %run.runner, "the job-config disk: {why}");
+            Persist::Damaged
+        }
+        Err(error) => {
+            tracing::warn!(runner = %run.runner, %error, "the job-config disk cannot be read");
+            Persist::Damaged
+        }
+    }
+}
+
+fn origin(job: Option<&Job>, event: Option<String>) -> Origin {
+    let Some(job) = job else { return Origin { event, ..Origin::default() } };
+    Origin {
+        job: Some(job.id),
+        job_name: job.name.clone(),
+        workflow_run: Some(job.workflow_run),
+        run_attempt: Some(job.run_attempt),
+        repository: Some(job.repository.clone()),
+        head_branch: job.head_branch.clone(),
+        head_sha: job.head_sha.clone(),
+        event,
+    }
+}
+
+/// Removes what is left of all but the newest finished runs.
+fn remove_old_runs(store: &Store, keep: usize) -> Result<(), ImageError> {
+    let mut over: Vec<_> = store
+        .list_run_dirs()?
+        .into_iter()
+        .filter_map(|dir| {
+            let marked =
+                std::fs::metadata(dir.path().join(OVER)).and_then(|m| m.modified()).ok()?;
+            Some((marked, dir))
+        })
+        .collect();
+    over.sort();
+    let surplus = over.len().saturating_sub(keep);
+    for (_, dir) in over.into_iter().take(surplus) {
+        store.remove_run_dir(&dir)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,244 @@
+//! What happens to a run's virtual machine, through its supervisor.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use forrest_core::event::{EndReason, Trouble, VmEnd};
+use forrest_core::model::{JobId, RunnerId, Timestamp};
+use forrest_core::{KillReason, RunEvent};
+use forrest_vm::protocol::{Happened, PauseReason, VmState};
+use forrest_vm::run_dir::{self, RunDirState};
+use forrest_vm::spec::{self, BootKind};
+use forrest_vm::{Outcome, ShimClient, VmError, Watch, spawn_shim};
+use secrecy::SecretString;
+
+use super::{Executors, RunContext, blocking, disks};
+use crate::clock::now;
+use crate::record::RunRecord;
+
+/// Pause before a supervisor that lives but does not answer is asked again.
+const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
+
+impl Executors {
+    /// Starts the virtual machine and watches it until it is gone.
+    pub(crate) async fn start(
+        self,
+        run: Arc<RunContext>,
+        id: RunnerId,
+        jit_config: Option<SecretString>,
+    ) {
+        if let Err(what) = self.try_start(&run, id, jit_config).await {
+            self.answer(&run, RunEvent::StartFailed(Trouble::new(what))).await;
+            return;
+        }
+        self.watch(run);
+    }
+
+    async fn try_start(
+        &self,
+        run: &Arc<RunContext>,
+        id: RunnerId,
+        jit_config: Option<SecretString>,
+    ) -> Result<(), String> {
+        let Some(jit_config) = jit_config else {
+            return Err("its JIT configuration was lost".into());
+        };
+        let written = {
+            let (store, host, run) = (self.store.clone(), Arc::clone(&self.host), Arc::clone(run));
+            blocking(move || -> Result<(), String> {
+                disks::write_job_config(&store, &run, &jit_config)?;
+                let mut record =
+                    RunRecord::read(run.dir.path()).ok_or("the run's record cannot be read")?;
+                record.runner_id = Some(id);
+                record.write(run.dir.path()).map_err(|error| error.to_string())?;
+                disks::run_spec(&store, &run, &host)?
+                    .write(run.dir.path())
+                    .map_err(|error| error.to_string())
+            })
+        };
+        written.await?;
+        let dir = run.dir.path();
+        if let Err(error) = spawn_shim(&self.host.supervisor, dir).await {
+            // A supervisor that was only slow would start a guest behind our back.
+            return match run_dir::claim(dir) {
+                Ok(true) => Err(error.to_string()),
+                Ok(false) => Ok(()),
+                Err(claim) => Err(format!("{error}; {claim}")),
+            };
+        }
+        let attached = async { ShimClient::connect(dir).await?.attach_job_config().await };
+        if let Err(error) = attached.await {
+            // The watcher finds out what became of it.
+            tracing::warn!(runner = %run.runner, %error, "could not hand over the job configuration");
+        }
+        Ok(())
+    }
+
+    /// Follows a virtual machine until it is gone, in a task of its own that ends with the daemon.
+    pub(crate) fn watch(self, run: Arc<RunContext>) {
+        tokio::spawn(async move {
+            loop {
+                match self.follow(&run).await {
+                    Ok(outcome) => {
+                        return self.answer(&run, RunEvent::VmExited(vm_end(&outcome))).await;
+                    }
+                    Err(error) => tracing::debug!(runner = %run.runner, %error, "not followed"),
+                }
+                let dir = run.dir.path().to_owned();
+                match blocking(move || run_dir::classify(&dir)).await {
+                    Ok(RunDirState::Live) => tokio::time::sleep(RECONNECT_PAUSE).await,
+                    Ok(RunDirState::Over(outcome)) => {
+                        return self.answer(&run, RunEvent::VmExited(vm_end(&outcome))).await;
+                    }
+                    Ok(RunDirState::Lost | RunDirState::NeverStarted) => {
+                        return self.answer(&run, RunEvent::VmExited(supervisor_lost(now()))).await;
+                    }
+                    Err(error) => {
+                        tracing::error!(runner = %run.runner, %error, "its end cannot be read");
+                        return self.answer(&run, RunEvent::VmExited(supervisor_lost(now()))).await;
+                    }
+                }
+            }
+        });
+    }
+
+    async fn follow(&self, run: &RunContext) -> Result<Box<Outcome>, VmError> {
+        let (state, mut watch) = ShimClient::connect(run.dir.path()).await?.watch().await?;
+        let restored = state.boot == BootKind::Restored;
+        for happened in so_far(&state) {
+            self.tell(run, happened, restored).await;
+        }
+        if let Some(outcome) = state.outcome {
+            return Ok(outcome);
+        }
+        self.follow_events(run, &mut watch, restored).await
+    }
+
+    async fn follow_events(
+        &self,
+        run: &RunContext,
+        watch: &mut Watch,
+        restored: bool,
+    ) -> Result<Box<Outcome>, VmError> {
+        while let Some(event) = watch.next().await? {
+            match event.event {
+                Happened::Exited { outcome } => return Ok(outcome),
+                happened => self.tell(run, happened, restored).await,
+            }
+        }
+        Err(VmError::NoShim { run_dir: run.dir.path().to_owned() })
+    }
+
+    async fn tell(&self, run: &RunContext, happened: Happened, restored: bool) {
+        let event = match happened {
+            Happened::VmStarted => RunEvent::VmStarted { restored },
+            Happened::GuestReady => RunEvent::GuestReady,
+            Happened::RunnerStarted => RunEvent::RunnerStarted,
+            Happened::GuestError { text } => RunEvent::GuestError(text),
+            Happened::Paused { reason: PauseReason::NoSpace } => RunEvent::Paused(
+                "the host's disk is full; it goes on by itself when there is space again".into(),
+            ),
+            Happened::Paused { reason: PauseReason::IoError } => {
+                RunEvent::Paused("the host's disk failed".into())
+            }
+            Happened::Resumed => RunEvent::Resumed,
+            Happened::GoSent
+            | Happened::RunnerExited { .. }
+            | Happened::Exited { .. }
+            | Happened::Unknown => return,
+        };
+        self.answer(run, event).await;
+    }
+
+    pub(crate) async fn set_job_deadline(self, run: Arc<RunContext>, at: Timestamp) {
+        let asked =
+            async { ShimClient::connect(run.dir.path()).await?.job_deadline(Some(at)).await };
+        log_refusal(&run, "set its job's time limit", asked.await);
+    }
+
+    pub(crate) async fn power_down(self, run: Arc<RunContext>) {
+        let asked = async { ShimClient::connect(run.dir.path()).await?.power_down().await };
+        log_refusal(&run, "press its power button", asked.await);
+    }
+
+    pub(crate) async fn kill(self, run: Arc<RunContext>, why: KillReason) {
+        let why = match why {
+            KillReason::Fenced => "GitHub confirmed that its runner does not exist",
+            KillReason::AfterJob => "its job was over and it did not shut down",
+            KillReason::Operator => "the operator asked for it",
+        };
+        let asked = async { ShimClient::connect(run.dir.path()).await?.kill(why).await };
+        log_refusal(&run, "end it", asked.await);
+    }
+
+    pub(crate) async fn record_job(self, run: Arc<RunContext>, job: JobId) {
+        let dir = run.dir.path().to_owned();
+        let recorded = blocking(move || match RunRecord::read(&dir) {
+            Some(mut record) => {
+                record.job = Some(job);
+                record.write(&dir)
+            }
+            None => Ok(()),
+        });
+        if let Err(error) = recorded.await {
+            tracing::warn!(runner = %run.runner, %job, %error, "could not record the run's job");
+        }
+    }
+}
+
+/// What a state tells of the past, as events.
+fn so_far(state: &VmState) -> Vec<Happened> {
+    let times = &state.times;
+    let mut events = Vec::new();
+    events.extend(times.vm_started_at.map(|_| Happened::VmStarted));
+    events.extend(times.ready_at.map(|_| Happened::GuestReady));
+    events.extend(times.runner_started_at.map(|_| Happened::RunnerStarted));
+    events.extend(state.paused.map(|pause| Happened::Paused { reason: pause.reason }));
+    events
+}
+
+fn log_refusal(run: &RunContext, what: &str, result: Result<(), VmError>) {
+    match result {
+        // It has ended by itself; its watcher knows.
+        Ok(()) | Err(VmError::NoShim { .. }) => {}
+        Err(error) => tracing::warn!(runner = %run.runner, %error, "could not {what}"),
+    }
+}
+
+/// An outcome in the core's words.
+pub(crate) fn vm_end(outcome: &Outcome) -> VmEnd {
+    use forrest_vm::EndReason as Vm;
+    let reason = match outcome.reason {
+        Vm::GuestShutdown => EndReason::GuestShutdown,
+        Vm::GuestReset => EndReason::GuestReset,
+        Vm::GuestPanicked => EndReason::GuestPanicked,
+        Vm::Killed => EndReason::Killed,
+        Vm::IoError => EndReason::IoError,
+        Vm::RestoreFailed => EndReason::RestoreFailed,
+        Vm::BootTimeout => EndReason::BootTimeout,
+        Vm::JobTimeout => EndReason::JobTimeout,
+        Vm::QemuFailed | Vm::TemplateSaved | Vm::Unknown => EndReason::QemuFailed,
+    };
+    let mut detail: Vec<&str> = vec![outcome.detail.as_str()];
+    detail.extend(outcome.guest_errors.iter().map(String::as_str));
+    if reason == EndReason::QemuFailed {
+        detail.extend(outcome.stderr.iter().map(String::as_str));
+    }
+    detail.retain(|text| !text.is_empty());
+    let at = outcome.times.ended_at.unwrap_or_else(now);
+    VmEnd { reason, detail: (!detail.is_empty()).then(|| detail.join("; ")), at }
+}
+
+/// The end of a virtual machine whose supervisor was killed.
+pub(crate) fn supervisor_lost(at: Timestamp) -> VmEnd {
+    let detail = "its supervisor was killed, or the host went down; QEMU died with it".to_owned();
+    VmEnd { reason: EndReason::SupervisorLost, detail: Some(detail), at }
+}
+
+/// How guest code is executed, in the words of `run.json`.
+pub(crate) fn accel_name(accel: spec::Accel) -> &'static str {
+    match accel {
+        spec::Accel::Kvm => "kvm",
+        spec::Accel::Tcg => "tcg",
+    }
+}

@@ -1,0 +1,184 @@
+//! How the core's commands are carried out, each in a task of its own, each answered by a message.
+//!
+//! - `disks`: what happens to a run's files: prepare, read back, promote, discard.
+//! - `machines`: what happens to its virtual machine, through its supervisor.
+//! - `github`: what GitHub is asked.
+
+mod disks;
+mod github;
+mod machines;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use forrest_config::{Config, Machine};
+use forrest_core::event::Trouble;
+use forrest_core::model::{Bytes, Labels, MachineTypeName, RunnerName};
+use forrest_core::{Event, RunEvent};
+use forrest_github::GitHub;
+use forrest_images::{ImageError, RunDir, Store};
+use forrest_vm::spec::Accel;
+use secrecy::SecretString;
+use tokio::sync::Semaphore;
+
+use crate::driver::{Inbox, Message};
+
+pub(crate) use disks::{disk_exists, is_forgotten};
+pub(crate) use machines::{accel_name, supervisor_lost, vm_end};
+
+/// Operations on images at a time: they share one disk.
+const DISK_WORK_MAX: usize = 4;
+
+/// What the host offers to virtual machines; found out once, at the start.
+#[derive(Debug, Clone)]
+pub struct Host {
+    /// The QEMU program.
+    pub qemu: PathBuf,
+    /// Its version.
+    pub version: String,
+    /// How guest code is executed.
+    pub accel: Accel,
+    /// The program that supervises a virtual machine: Forrest itself.
+    pub supervisor: PathBuf,
+}
+
+/// What one run was created with.
+#[derive(Debug)]
+pub(crate) struct RunContext {
+    /// The run.
+    pub(crate) runner: RunnerName,
+    /// Its machine type.
+    pub(crate) machine: MachineTypeName,
+    /// The machine type's settings when the run was created; `None` for an adopted run whose machine
+    /// type is not configured any more.
+    pub(crate) settings: Option<Arc<Machine>>,
+    /// What its runner registers.
+    pub(crate) labels: Labels,
+    /// The repository's persistence token.
+    pub(crate) token: Option<SecretString>,
+    /// Its files.
+    pub(crate) dir: RunDir,
+}
+
+impl RunContext {
+    /// The run with the settings in force.
+    pub(crate) fn new(
+        config: &Config,
+        executors: &Executors,
+        runner: &RunnerName,
+        machine: &MachineTypeName,
+    ) -> Self {
+        let repository = config.repositories.get(machine.repository());
+        let settings = repository.and_then(|found| found.machines.get(machine.machine()));
+        let token = repository.and_then(|found| found.persistence_token.as_ref());
+        let types = config.machine_types();
+        let labels = types.into_iter().find(|found| &found.name == machine).map(|m| m.labels);
+        Self {
+            runner: runner.clone(),
+            machine: machine.clone(),
+            settings: settings.map(|settings| Arc::new(settings.clone())),
+            labels: labels.unwrap_or_default(),
+            token: token.map(|token| SecretString::from(token.expose())),
+            dir: executors.store.run_dir(runner, machine),
+        }
+    }
+}
+
+/// Everything that carrying out a command takes. Clones share.
+#[derive(Debug, Clone)]
+pub(crate) struct Executors {
+    store: Store,
+    github: GitHub,
+    inbox: Inbox,
+    host: Arc<Host>,
+    /// Bounds the blocking work on images.
+    disk_work: Arc<Semaphore>,
+    settings: Arc<Settings>,
+}
+
+/// What the configuration says that is not about one machine type.
+#[derive(Debug)]
+struct Settings {
+    /// Finished runs whose logs are kept.
+    keep_runs: usize,
+}
+
+impl Settings {
+    fn of(config: &Config) -> Arc<Self> {
+        Arc::new(Self { keep_runs: config.host.keep_runs as usize })
+    }
+}
+
+impl Executors {
+    pub(crate) fn new(
+        store: Store,
+        github: GitHub,
+        inbox: Inbox,
+        host: Host,
+        config: &Config,
+    ) -> Self {
+        Self {
+            store,
+            github,
+            inbox,
+            host: Arc::new(host),
+            disk_work: Arc::new(Semaphore::new(DISK_WORK_MAX)),
+            settings: Settings::of(config),
+        }
+    }
+
+    /// Takes over a new configuration for what is carried out from now on.
+    pub(crate) fn configure(&mut self, config: &Config) {
+        self.settings = Settings::of(config);
+    }
+
+    /// Free disk space, and what each run's disk takes.
+    pub(crate) async fn measure(&self) -> Result<(Bytes, BTreeMap<RunnerName, Bytes>), ImageError> {
+        let store = self.store.clone();
+        blocking(move || {
+            let free = store.space()?.free;
+            let disks = store.list_run_dirs()?.into_iter().map(|dir| {
+                let taken = disks::allocated(&dir.disk());
+                (dir.runner().clone(), taken)
+            });
+            Ok((free, disks.collect()))
+        })
+        .await
+    }
+
+    pub(crate) async fn check_snapshot(self, machine: MachineTypeName) {
+        let fits = Err(Trouble::new("snapshots are not built yet by this version"));
+        self.send(Message::Event(Event::SnapshotChecked { machine, fits })).await;
+    }
+
+    async fn answer(&self, run: &RunContext, event: RunEvent) {
+        self.send(Message::Event(Event::Run { runner: run.runner.clone(), event })).await;
+    }
+
+    async fn send(&self, message: Message) {
+        // The driver is gone only when the daemon stops; the next start finds out for itself.
+        if self.inbox.send(message).await.is_err() {
+            tracing::debug!("a result came after the driver had stopped");
+        }
+    }
+
+    /// Does blocking work on images, a bounded number at a time.
+    async fn on_disk<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Store) -> Result<T, ImageError> + Send + 'static,
+    ) -> Result<T, Trouble> {
+        let _permit = self.disk_work.acquire().await;
+        let store = self.store.clone();
+        blocking(move || work(&store)).await.map_err(|error| Trouble::new(error.to_string()))
+    }
+}
+
+/// Runs blocking work on a thread for that.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => std::future::pending().await,
+    }
+}

@@ -1,0 +1,128 @@
+//! Sockets, and HTTP connections that cannot be held open for nothing.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// The most connections at a time; further ones wait in the kernel's queue.
+const CONNECTIONS_MAX: usize = 256;
+/// Time for a request's head to arrive; also how long an idle connection is kept.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+/// The longest life of one connection, so that nobody keeps a place for ever.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+/// Pause after the operating system could not accept, such as for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A bound socket.
+#[derive(Debug)]
+pub(crate) enum Listener {
+    /// On a TCP address.
+    Tcp(TcpListener),
+    /// On a path.
+    Unix(UnixListener, PathBuf),
+}
+
+impl Listener {
+    /// Binds a TCP address.
+    ///
+    /// # Errors
+    /// What the operating system says, such as an address in use.
+    pub(crate) async fn tcp(address: SocketAddr) -> io::Result<Self> {
+        Ok(Self::Tcp(TcpListener::bind(address).await?))
+    }
+
+    /// Binds a path with these permissions, replacing a socket that an earlier daemon left.
+    ///
+    /// # Errors
+    /// What the operating system says; also where something other than a socket is at the path.
+    pub(crate) fn unix(path: &Path, mode: u32) -> io::Result<Self> {
+        use std::os::unix::fs::FileTypeExt;
+        match std::fs::symlink_metadata(path) {
+            Ok(found) if found.file_type().is_socket() => std::fs::remove_file(path)?,
+            Ok(_) => {
+                let message = "something that is not a socket is in the way";
+                return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        // A socket's path may be longer than the kernel takes; its directory is reached through a
+        // descriptor then.
+        let (dir, name) = (path.parent().unwrap_or(Path::new(".")), path.file_name());
+        let name = name.ok_or(io::ErrorKind::InvalidInput)?;
+        let dir = rustix::fs::open(
+            dir,
+            rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC,
+            rustix::fs::Mode::empty(),
+        )?;
+        let short = Path::new("/proc/self/fd")
+            .join(std::os::fd::AsRawFd::as_raw_fd(&dir).to_string())
+            .join(name);
+        let listener = UnixListener::bind(short)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+        Ok(Self::Unix(listener, path.to_owned()))
+    }
+}
+
+impl std::fmt::Display for Listener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(listener) => match listener.local_addr() {
+                Ok(address) => write!(f, "{address}"),
+                Err(_) => f.write_str("a TCP socket"),
+            },
+            Self::Unix(_, path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+/// Serves a socket for ever.
+pub(crate) async fn serve(listener: Listener, router: Router) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let accepted = match &listener {
+            Listener::Tcp(listener) => listener.accept().await.map(|(stream, _)| {
+                // Answers are small and should not wait for more to come.
+                let _ = stream.set_nodelay(true);
+                connection(stream, router.clone(), place);
+            }),
+            Listener::Unix(listener, _) => {
+                listener.accept().await.map(|(stream, _)| connection(stream, router.clone(), place))
+            }
+        };
+        if let Err(error) = accepted {
+            tracing::warn!(%error, %listener, "could not accept a connection");
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+        }
+    }
+}
+
+fn connection<S>(stream: S, router: Router, place: OwnedSemaphorePermit)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    tokio::spawn(async move {
+        let served = hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .max_buf_size(64 << 10)
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        match tokio::time::timeout(CONNECTION_TIMEOUT, served).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "a client's connection failed"),
+            Err(_) => tracing::debug!("a client's connection was kept for too long"),
+        }
+        drop(place);
+    });
+}
