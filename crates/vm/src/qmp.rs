@@ -94,10 +94,12 @@ struct WireError {
     desc: String,
 }
 
+type Reply = oneshot::Sender<Result<Value, VmError>>;
+
 struct Command {
     name: &'static str,
     arguments: Value,
-    reply: oneshot::Sender<Result<Value, VmError>>,
+    reply: Reply,
 }
 
 /// A handle on the monitor. Clones share the connection, which ends with the last of them.
@@ -168,7 +170,8 @@ struct Connection {
     lines: BoundedLines<OwnedReadHalf>,
     write: OwnedWriteHalf,
     events: mpsc::Sender<QmpEvent>,
-    pending: BTreeMap<u64, (&'static str, oneshot::Sender<Result<Value, VmError>>)>,
+    /// Who waits for which answer, with the command's name.
+    pending: BTreeMap<u64, (&'static str, Reply)>,
     next_id: u64,
 }
 

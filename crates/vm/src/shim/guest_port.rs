@@ -91,3 +91,62 @@ pub(crate) async fn read(port: OwnedReadHalf, said: mpsc::Sender<GuestLine>) {
         sleep_until(allowed_at - share * LINES_BURST).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::UnixStream;
+
+    #[test]
+    fn the_documented_words_are_understood() {
+        let parse = |line: &str| GuestLine::parse(line.as_bytes());
+        assert_eq!(parse("ready"), GuestLine::Ready);
+        assert_eq!(parse("ready\r"), GuestLine::Ready);
+        assert_eq!(parse("runner-started"), GuestLine::RunnerStarted);
+        assert_eq!(parse("runner-exited 137"), GuestLine::RunnerExited { code: Some(137) });
+        assert_eq!(parse("runner-exited"), GuestLine::RunnerExited { code: None });
+        let text = "no space left".to_owned();
+        assert_eq!(parse("error no space left"), GuestLine::Error { text });
+    }
+
+    #[test]
+    fn everything_else_is_nonsense_and_texts_are_made_harmless() {
+        for line in ["", "go 1", "READY", "ready or not", "runner-exited x", "\0"] {
+            assert_eq!(GuestLine::parse(line.as_bytes()), GuestLine::Nonsense, "{line:?}");
+        }
+        assert_eq!(GuestLine::parse(b"error \xff"), GuestLine::Nonsense);
+        let hostile = format!("error \u{1b}]0;pwned\u{7}\u{202e}{}", "x".repeat(1000));
+        let GuestLine::Error { text } = GuestLine::parse(hostile.as_bytes()) else {
+            panic!("an error is an error");
+        };
+        assert_eq!(text.chars().count(), ERROR_LEN_MAX);
+        assert!(text.starts_with("\u{fffd}]0;pwned\u{fffd}\u{fffd}x"), "{text}");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_break_the_parser(line: Vec<u8>) {
+            if let GuestLine::Error { text } = GuestLine::parse(&line) {
+                assert!(!text.chars().any(char::is_control));
+            }
+        }
+    }
+
+    /// Time stands still but for what the code itself waits for.
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_waits_for_its_turn() {
+        let (ours, mut theirs) = UnixStream::pair().expect("a socket pair");
+        let (said, mut heard) = mpsc::channel(1);
+        tokio::spawn(async move { theirs.write_all("x\n".repeat(400).as_bytes()).await });
+        tokio::spawn(read(ours.into_split().0, said));
+        let began = Instant::now();
+        let mut lines = 0;
+        while heard.recv().await.is_some() {
+            lines += 1;
+        }
+        assert_eq!(lines, 400);
+        let least = Duration::from_secs(1) * (400 - LINES_BURST - 1) / LINES_PER_S_MAX;
+        assert!(began.elapsed() >= least, "{:?} for {lines} lines", began.elapsed());
+    }
+}

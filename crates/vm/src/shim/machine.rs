@@ -544,3 +544,7 @@ impl Machine {
         self.actions.push(Action::Emit(ShimEvent { at: now.wall, event }));
     }
 }
+
+#[cfg(test)]
+#[path = "machine_tests.rs"]
+mod tests;

@@ -9,7 +9,7 @@
 //! - [`migrate`]: saving and loading templates.
 //! - [`control`]: the socket.
 //! - [`guest_port`]: the guest's messages.
-//! - [`journal`]: `shim.log`.
+//! - [`journal`]: the file `shim.log`.
 //!
 //! The binary has to hand `argv[1] == `[`VERB`] to [`main`] before it does anything else: no threads,
 //! no logging, no runtime, for the shim lives as long as its VM and has to stay small.

@@ -4,6 +4,7 @@ mod boot_sector;
 #[path = "../fixture/mod.rs"]
 mod fixture;
 
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
@@ -14,9 +15,9 @@ use forrest_vm::outcome::QemuExit;
 use forrest_vm::protocol::{Happened, PauseReason};
 use forrest_vm::run_dir::{RunDirState, classify, files};
 use forrest_vm::{EndReason, ShimClient, VmError, console, spawn_shim};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use tokio::io::AsyncWriteExt;
-use tokio::io::unix::AsyncFd;
 
 fn now() -> Timestamp {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
@@ -31,16 +32,18 @@ async fn run_to_end(sector: &[u8; 512]) -> Option<(Run, forrest_vm::Outcome)> {
     Some((run, outcome))
 }
 
-/// A handle on a process that becomes readable with its end.
-fn process(pid: u32) -> AsyncFd<std::os::fd::OwnedFd> {
+/// A handle on a live process.
+fn process(pid: u32) -> OwnedFd {
     let pid = Pid::from_raw(pid as i32).expect("a process id");
-    AsyncFd::register(pidfd_open(pid, PidfdFlags::empty()).expect("a live process"))
-        .expect("a handle")
+    pidfd_open(pid, PidfdFlags::empty()).expect("a live process")
 }
 
-async fn end_of(process: AsyncFd<std::os::fd::OwnedFd>) {
-    let readable = tokio::time::timeout(PATIENCE, process.readable()).await;
-    let _ = readable.expect("the process ends").expect("readable");
+async fn end_of(process: OwnedFd) {
+    let ended = tokio::task::spawn_blocking(move || {
+        let patience = PATIENCE.try_into().expect("a time");
+        poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&patience)).expect("poll")
+    });
+    assert_eq!(ended.await.expect("polled"), 1, "the process does not end");
 }
 
 #[tokio::test]
