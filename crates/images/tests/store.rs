@@ -592,9 +592,9 @@ fn forks_are_timed() {
             let src = base.join("src.raw");
             raw_image(&src, Bytes::gib(gib));
             let file = File::options().write(true).open(&src).expect("writable");
-            // 64 MiB of data in 1024 extents.
-            for i in 1..1024 {
-                file.write_all_at(&[i as u8; 64 << 10], i * (gib << 20) & !0xffff).expect("room");
+            // 64 MiB of data in as many pieces.
+            for i in 1..64 {
+                file.write_all_at(&[i as u8; 1 << 20], i * (gib << 24)).expect("room");
             }
             file.sync_all().expect("room");
             let start = store.src_image(&src).expect("a raw image");
