@@ -1,15 +1,13 @@
 #!/bin/bash
-# Runs the runner for one job. Started as root by forrest-job once the job is known, from this disk, which
-# is mounted at /home/runner/config. File descriptor 3 leads to the host.
+# Runs the runner for one job. Sourced by forrest-job, as root and in a subshell, once the job is known, from
+# this disk, which is mounted at /home/runner/config. File descriptor 3 leads to the host.
 #
 # The job itself decides whether the disk is kept: it writes the persistence token to
 # /home/runner/config/persist.
 
-set -u
-
-readonly runner_name='<RUNNER_NAME>'
-readonly config=/home/runner/config
-readonly runner=/home/runner/actions-runner
+runner_name='<RUNNER_NAME>'
+config=/home/runner/config
+runner=/home/runner/actions-runner
 
 # The clone of a snapshot has the same name as all others until it gets one of its own.
 set_hostname() {
@@ -23,7 +21,7 @@ set_hostname() {
     printf '%s\n' "${lines[@]}" "127.0.1.1 $name # forrest" >/etc/hosts
 }
 
-main() {
+run() {
     local jit_config=
     read -r jit_config <"$config/jitconfig"
     case $jit_config in
@@ -44,4 +42,4 @@ main() {
     exec setpriv --reuid runner --regid runner --init-groups -- ./run.sh 3>&-
 }
 
-main
+run
