@@ -1,0 +1,236 @@
+#!/bin/bash
+# A stand-in for GitHub's own Actions runner, for the simulator "github-sim" and nothing else.
+#
+# It is NOT GitHub's runner: it speaks the simulator's own protocol, knows no actions (`uses:`), and
+# is here because the real one works with the real GitHub only. What it shares with the real one is
+# how it is started, what it does for a job that consists of scripts, and how it ends:
+#
+#   run.sh --jitconfig CONFIG      or the configuration in ACTIONS_RUNNER_INPUT_JITCONFIG
+#
+# It connects, waits for a job, runs that one job's steps, reports, and exits with 0.
+#
+# Every program that it starts costs a virtual machine under emulation some 20 to 50 ms. So it starts
+# none before the first step of a job does: the configuration is decoded and the connection is made
+# by bash itself (/dev/tcp), and the steps print straight into that connection. Steps that open
+# /dev/stdout or /dev/stderr by name ("tee /dev/stderr") find that these are sockets and fail; with
+# GitHub's runner they are pipes.
+
+sim_version=@VERSION@
+sim_root=${BASH_SOURCE[0]%/*}
+[[ $sim_root == "${BASH_SOURCE[0]}" ]] && sim_root=.
+cd "$sim_root" || exit 1
+sim_root=$PWD
+
+# The configuration is a secret: no step may find it in its environment.
+sim_config=${ACTIONS_RUNNER_INPUT_JITCONFIG-}
+unset ACTIONS_RUNNER_INPUT_JITCONFIG
+while (($#)); do
+  case $1 in
+    --jitconfig) sim_config=${2-}; shift ;;
+    --jitconfig=*) sim_config=${1#*=} ;;
+    --version) echo "$sim_version"; exit 0 ;;
+    *) echo "run.sh (stand-in): unknown option $1" >&2; exit 1 ;;
+  esac
+  shift
+done
+if [[ -z $sim_config ]]; then
+  echo "run.sh (stand-in): give a configuration with --jitconfig" >&2
+  exit 1
+fi
+
+# Bytes are characters from here on; the steps get their own setting back.
+[[ -v LC_ALL ]] && sim_lc_all=$LC_ALL
+LC_ALL=C
+
+sim_say() {
+  TZ=UTC0 printf '%(%Y-%m-%d %H:%M:%SZ)T: %s\n' -1 "$1"
+}
+
+# Decodes base64 ($1) into REPLY, but no further than until the result matches the pattern $2.
+sim_decode() {
+  local -A value
+  local alphabet=ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/
+  local text=$1 part octets i j v
+  for ((i = 0; i < 64; i++)); do value[${alphabet:i:1}]=$i; done
+  value[=]=0
+  REPLY=
+  for ((i = 0; i < ${#text}; i += 64)); do
+    part=${text:i:64} octets=
+    for ((j = 0; j + 3 < ${#part}; j += 4)); do
+      ((v = ${value[${part:j:1}]:-0} << 18 | ${value[${part:j+1:1}]:-0} << 12
+          | ${value[${part:j+2:1}]:-0} << 6 | ${value[${part:j+3:1}]:-0}))
+      printf -v octets '%s\\x%02x\\x%02x\\x%02x' "$octets" \
+        $((v >> 16)) $((v >> 8 & 255)) $((v & 255))
+    done
+    printf -v part '%b' "$octets"
+    REPLY+=$part
+    # shellcheck disable=SC2053 # a pattern is wanted
+    [[ $REPLY == $2 ]] && return
+  done
+}
+
+# The configuration is base64 of a JSON map from file names to base64; ".runner" comes first in it,
+# and what is wanted comes first in that.
+sim_decode "$sim_config" '{".runner":"*",*'
+sim_file=${REPLY#'{".runner":"'}
+sim_decode "${sim_file%%'"'*}" '{"ServerUrl":"*","Token":"*",*'
+sim_server=${REPLY#'{"ServerUrl":"http://'}
+sim_token=${sim_server#*'"Token":"'}
+sim_token=${sim_token%%'"'*}
+sim_server=${sim_server%%'"'*}
+if [[ $REPLY != '{"ServerUrl":"http://'*'","Token":"'* ]]; then
+  echo "run.sh (stand-in): this configuration is not of the simulator" >&2
+  exit 1
+fi
+unset sim_config sim_file REPLY
+sim_host=${sim_server%:*}
+sim_port=${sim_server##*:}
+sim_host=${sim_host#[} sim_host=${sim_host%]}
+
+# Connects; 1: try again, 2: there is no such runner (any more).
+sim_connect() {
+  local line status
+  { exec {sim_io}<>"/dev/tcp/$sim_host/$sim_port"; } 2>/dev/null || return 1
+  printf 'GET /_sim/runner/v1/session HTTP/1.1\r\nHost: %s\r\nUser-Agent: actions-runner-stand-in/%s\r\nAuthorization: Bearer %s\r\nConnection: Upgrade\r\nUpgrade: sim-runner\r\n\r\n' \
+    "$sim_server" "$sim_version" "$sim_token" >&"$sim_io"
+  IFS= read -r -u "$sim_io" line
+  status=${line#* } status=${status%% *}
+  while IFS= read -r -u "$sim_io" line && [[ $line != $'\r' ]]; do :; done
+  [[ $status == 101 ]] && return 0
+  sim_hang_up
+  [[ $status == 40[14] ]] && return 2
+  return 1
+}
+
+sim_hang_up() {
+  exec {sim_io}>&-
+}
+
+# Tells the simulator something; it tells this from what steps print by a word of the job's own.
+sim_tell() {
+  printf '\036%s %s\n' "$sim_nonce" "$1" >&"$sim_io"
+}
+
+# Takes over what a step wrote to its $GITHUB_ENV and $GITHUB_PATH.
+sim_take_over() {
+  local line name end value
+  while IFS= read -r line || [[ $line ]]; do
+    if [[ $line == *'<<'* && ${line%%'<<'*} != *=* ]]; then
+      name=${line%%'<<'*} end=${line#*'<<'} value=
+      while IFS= read -r line && [[ $line != "$end" ]]; do value+=${value:+$'\n'}$line; done
+      export "$name=$value"
+    elif [[ $line == *=* ]]; then
+      export "$line"
+    fi
+  done <"$GITHUB_ENV" 2>/dev/null
+  while IFS= read -r line; do PATH=$line:$PATH; done <"$GITHUB_PATH"
+  : >"$GITHUB_ENV" >"$GITHUB_PATH"
+}
+
+sim_stop_step() {
+  sim_cancelled=1
+  [[ $sim_step ]] || return
+  kill -TERM -- "-$sim_step" 2>/dev/null
+  { sleep 5; kill -KILL -- "-$sim_step" 2>/dev/null; } &
+}
+
+# Runs the job whose description, a bash script of $1 bytes, comes next.
+sim_run_job() {
+  local sim_program sim_i sim_code sim_how sim_result=success sim_watcher=
+  sim_step= sim_cancelled=
+  local -a sim_scripts sim_always
+  IFS= read -r -N "$1" -u "$sim_io" sim_program || return 1
+  eval "$sim_program"
+  sim_say "Running job: $sim_job"
+
+  export RUNNER_TEMP=$sim_root/_work/_temp GITHUB_WORKSPACE=$sim_root/_work/workspace
+  export RUNNER_WORKSPACE=$sim_root/_work RUNNER_ARCH=$HOSTTYPE RUNNER_ENVIRONMENT=self-hosted
+  export GITHUB_ENV=$RUNNER_TEMP/env GITHUB_PATH=$RUNNER_TEMP/path
+  export GITHUB_OUTPUT=$RUNNER_TEMP/output GITHUB_STEP_SUMMARY=$RUNNER_TEMP/summary
+  [[ -d $RUNNER_TEMP && -d $GITHUB_WORKSPACE ]] || mkdir -p "$RUNNER_TEMP" "$GITHUB_WORKSPACE"
+  : >"$GITHUB_ENV" >"$GITHUB_PATH" >"$GITHUB_OUTPUT" >"$GITHUB_STEP_SUMMARY"
+
+  trap sim_stop_step USR1
+  # Ignoring it would make the steps ignore it too.
+  trap : PIPE
+  # Each step gets a process group, so that it can be stopped as a whole.
+  set -m
+  sim_tell picked-up
+  for ((sim_i = 0; sim_i < ${#sim_scripts[@]}; sim_i++)); do
+    [[ ${sim_always[sim_i]} == 1 || $sim_result == success ]] || continue
+    sim_tell "step $sim_i begins"
+    (
+      set +m
+      trap - USR1 PIPE
+      if [[ -v sim_lc_all ]]; then LC_ALL=$sim_lc_all; else unset LC_ALL; fi
+      cd "$GITHUB_WORKSPACE" || exit 1
+      set -e
+      eval "${sim_scripts[sim_i]}"
+    ) >&"$sim_io" 2>&1 </dev/null {sim_io}>&- &
+    sim_step=$!
+    if [[ -z $sim_watcher ]]; then
+      {
+        trap - USR1
+        IFS= read -r -u "$sim_io" sim_word
+        [[ $sim_word == cancel ]] && kill -USR1 $$
+      } &
+      sim_watcher=$!
+    fi
+    while :; do
+      wait "$sim_step" 2>/dev/null
+      sim_code=$?
+      # A signal ends the waiting but not the step.
+      ((sim_code > 128)) && kill -0 "$sim_step" 2>/dev/null || break
+    done
+    sim_step=
+    sim_how=success
+    ((sim_code)) && sim_how=failure
+    [[ $sim_cancelled ]] && sim_how=cancelled
+    [[ $sim_how == success || $sim_result != success ]] || sim_result=$sim_how
+    sim_tell "step $sim_i ends $sim_how $sim_code"
+    [[ -s $GITHUB_ENV || -s $GITHUB_PATH ]] && sim_take_over
+  done
+
+  if [[ $sim_watcher ]]; then
+    kill "$sim_watcher" 2>/dev/null
+    wait "$sim_watcher" 2>/dev/null
+  fi
+  sim_tell "done $sim_result"
+  while IFS= read -r -t 30 -u "$sim_io" sim_word && [[ $sim_word != bye ]]; do :; done
+  case $sim_result in
+    success) sim_result=Succeeded ;;
+    failure) sim_result=Failed ;;
+    cancelled) sim_result=Canceled ;;
+  esac
+  sim_say "Job $sim_job completed with result: $sim_result"
+}
+
+sim_pause=1
+while :; do
+  sim_connect
+  case $? in
+    0)
+      sim_pause=1
+      printf '\n√ Connected to the GitHub simulator (this is a stand-in for the Actions runner)\n\n'
+      echo "Current runner version: '$sim_version'"
+      sim_say 'Listening for Jobs'
+      if IFS=' ' read -r -u "$sim_io" sim_word sim_rest; then
+        case $sim_word in
+          job) sim_run_job "$sim_rest" && exit 0 ;;
+          leave) echo "This runner's registration was removed."; exit 1 ;;
+        esac
+      fi
+      sim_hang_up
+      sim_say 'Runner connect error: the connection was lost. Retrying until reconnected.'
+      ;;
+    2)
+      echo "This runner's registration was removed, or never was there."
+      exit 1
+      ;;
+    *)
+      sim_say "Runner connect error: no connection to $sim_server. Retrying until reconnected."
+      ;;
+  esac
+  sleep "$sim_pause"
+  ((sim_pause = sim_pause < 16 ? sim_pause * 2 : 30))
+done
