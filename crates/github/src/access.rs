@@ -3,6 +3,7 @@
 //! One token per repository, with nothing but the permissions that Forrest uses, so that a leaked
 //! one is worth little. Tokens live in memory only.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -77,6 +78,7 @@ pub(crate) struct Token {
     made: Instant,
     renew: Instant,
     end: Instant,
+    refused: AtomicBool,
 }
 
 impl Token {
@@ -96,12 +98,20 @@ impl Token {
             made,
             renew: made + renew_after,
             end: made + life.saturating_sub(USABLE_BEFORE),
+            refused: AtomicBool::new(false),
         }
     }
 
-    /// Whether a refusal may be GitHub's own delay in making the token known.
+    /// Whether the token is seconds old.
     pub(crate) fn is_fresh(&self) -> bool {
         self.made.elapsed() < FRESH
+    }
+
+    /// Notes that GitHub refused the token. Whether that may be GitHub's own delay in making it
+    /// known: only for the first refusal of a fresh one.
+    pub(crate) fn may_recover(&self) -> bool {
+        let before = self.refused.swap(true, Ordering::Relaxed);
+        self.is_fresh() && !before
     }
 }
 

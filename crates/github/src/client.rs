@@ -248,20 +248,19 @@ impl GitHub {
         repository: &Repository,
         call: &Call,
     ) -> Result<(Answer, Arc<[String]>), GitHubError> {
-        let (mut renewed, mut paused) = (false, false);
+        let mut renewed = false;
         loop {
             let Access { token, account, missing } = self.access(repository).await?;
             let answer = self.send(&account, call, &token.secret).await?;
-            let fresh = token.is_fresh();
-            if answer.status == 403 && !fresh {
+            if answer.status == 403 && !token.is_fresh() {
                 // The App may have been allowed more meanwhile: find out next time.
                 self.forget_access(repository, &token).await;
             }
             if answer.status != 401 {
                 return Ok((self.judge(call, answer)?, missing));
             }
-            // A token that is seconds old may not be known everywhere yet; an older one is dead.
-            let wait = fresh && !paused;
+            // A token that is seconds old may not be known everywhere yet; any other is dead.
+            let wait = token.may_recover();
             if !wait {
                 self.forget_access(repository, &token).await;
             }
@@ -270,7 +269,6 @@ impl GitHub {
                 return Err(GitHubError::Transient { request: call.name(), cause });
             }
             if wait {
-                paused = true;
                 tokio::time::sleep(FRESH_TOKEN_PAUSE).await;
             } else if !renewed {
                 renewed = true;

@@ -86,6 +86,7 @@ mod tests {
         assert_eq!(rfc3339("2016-07-11T22:14:10Z"), Some(Timestamp(1_468_275_250_000)));
         assert_eq!(http_date("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Timestamp(1_445_412_480_000)));
         assert_eq!(rfc3339("yesterday"), None);
+        assert_eq!(http_date("Thu, 01 Jan 2026 00:00:00 GMT"), rfc3339("2026-01-01T00:00:00Z"));
         assert_eq!(http_date("yesterday"), None);
     }
 
