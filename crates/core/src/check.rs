@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::core::Core;
 use crate::jobs::Phase;
 use crate::model::{Bytes, JobId, RunnerName};
-use crate::run::{DiskDebt, RegistrationDebt, RunState, Settling};
+use crate::run::{DiskDebt, RegistrationDebt, Run, RunState, Settling};
 use crate::timers::Timer;
 
 /// Something that must never be.
@@ -29,6 +29,12 @@ pub enum Violation {
     NoDeadline {
         /// What waits.
         what: String,
+    },
+    /// Nobody asks GitHub what a run's runner does.
+    #[error("the repository of {runner} is not polled")]
+    NotPolled {
+        /// Whose.
+        runner: RunnerName,
     },
     /// The order of the queue is not that of the jobs.
     #[error("the queue of {machine} does not hold exactly its queued jobs")]
@@ -55,6 +61,11 @@ fn sums(core: &Core) -> Result<(), Violation> {
     let total = core.runs.total();
     if total.ram != ram || total.runs as usize != live().count() {
         return Err(Violation::Sums(format!("{total:?}, but the runs hold {ram}")));
+    }
+    let disks = || core.runs.iter().filter(|run| run.holds_disk());
+    let growth: Bytes = disks().map(|run| run.resources.disk.saturating_sub(run.disk_used)).sum();
+    if total.growth != growth || total.disks as usize != disks().count() {
+        return Err(Violation::Sums(format!("{total:?}, but the disks can grow by {growth}")));
     }
     for machine in core.policy.machines.keys() {
         let of_machine = || live().filter(|run| &run.machine == machine);
@@ -88,21 +99,23 @@ fn deadlines(core: &Core) -> Result<(), Violation> {
     for run in core.runs.iter() {
         let name = || run.runner.clone();
         match &run.state {
+            RunState::Starting(_) => set(Timer::Run(name()), "a starting guest")?,
             RunState::Booting(_) => set(Timer::Run(name()), "a booting guest")?,
+            RunState::Busy { job: None, .. } => set(Timer::Run(name()), "an unknown job")?,
+            RunState::Retiring { .. } => set(Timer::Run(name()), "a retiring runner")?,
             RunState::Idle { .. } => set(Timer::Run(name()), "an idle runner")?,
             RunState::Finishing { .. } => set(Timer::Run(name()), "a guest that is to end")?,
             RunState::Settling(Settling { registration, disk, .. }) => {
-                if let RegistrationDebt::Pausing { .. } = registration {
+                if let RegistrationDebt::Pausing { .. } | RegistrationDebt::Asked { .. } =
+                    registration
+                {
                     set(Timer::Registration(name()), "a deregistration")?;
                 }
                 if *disk == DiskDebt::AwaitingConclusion {
                     set(Timer::Disk(name()), "a disk with a token")?;
                 }
             }
-            RunState::Preparing { .. }
-            | RunState::Starting(_)
-            | RunState::Busy { .. }
-            | RunState::Retiring { .. } => {}
+            RunState::Preparing { .. } | RunState::Busy { job: Some(_), .. } => {}
         }
     }
     for (machine, health) in &core.health {
@@ -110,15 +123,27 @@ fn deadlines(core: &Core) -> Result<(), Violation> {
             set(Timer::Backoff(machine.clone()), "a machine type after failures")?;
         }
     }
-    for repository in core.policy.repositories() {
-        if !core.polls.in_flight(&repository) {
-            set(Timer::Poll(repository), "a repository's poll")?;
-        }
+    for repository in core.polls.repositories() {
+        set(Timer::Poll(repository.clone()), "a repository's poll")?;
+    }
+    let polled = |run: &Run| core.polls.repositories().any(|r| r == run.machine.repository());
+    if let Some(run) = core.runs.iter().find(|run| !polled(run)) {
+        return Err(Violation::NotPolled { runner: run.runner.clone() });
     }
     Ok(())
 }
 
 fn queues(core: &Core) -> Result<(), Violation> {
+    for entry in core.jobs.iter() {
+        let Some(runner) = entry.job.runner.as_ref().filter(|_| entry.phase == Phase::Running)
+        else {
+            continue;
+        };
+        let holder = core.jobs.running_on(runner).and_then(|job| core.jobs.get(job));
+        if holder.is_none_or(|holder| holder.job.runner.as_ref() != Some(runner)) {
+            return Err(Violation::Queue { machine: format!("running on {runner}") });
+        }
+    }
     for machine in core.policy.machines.keys() {
         let queued: Vec<JobId> = core.jobs.queued(machine).map(|(_, job)| job).collect();
         let count = core

@@ -2,16 +2,17 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::command::{Command, KillReason, Level, Note};
+use crate::command::{Command, Level, Note};
 use crate::event::{Event, Source};
+use crate::health::Health;
 use crate::jobs::{Change, Jobs, Phase};
 use crate::model::{
-    Bytes, ImageRef, Job, JobId, MachineTypeName, Repository, RunnerId, RunnerName, Timestamp,
+    Bytes, Generation, Job, JobId, MachineTypeName, Repository, RunnerName, Timestamp,
 };
 use crate::policy::Policy;
 use crate::polls::Polls;
 use crate::random::Random;
-use crate::run::{FinishStep, FinishedRun, RetireReason, RunState, Runs};
+use crate::run::{FinishedRun, Runs};
 use crate::schedule::Waiting;
 use crate::snapshots::Snapshot;
 use crate::timers::{Timer, Timers};
@@ -26,37 +27,26 @@ pub struct Core {
     pub(crate) policy: Policy,
     pub(crate) jobs: Jobs,
     pub(crate) runs: Runs,
+    /// The jobs of adopted runs that no report told of yet.
+    pub(crate) adopted_jobs: BTreeMap<JobId, RunnerName>,
     pub(crate) polls: Polls,
     pub(crate) timers: Timers,
     pub(crate) health: BTreeMap<MachineTypeName, Health>,
+    /// The generation of each machine type's own image whose guest was ready last.
+    pub(crate) proven: BTreeMap<MachineTypeName, Generation>,
     pub(crate) snapshots: BTreeMap<MachineTypeName, Snapshot>,
     pub(crate) finished: VecDeque<FinishedRun>,
     pub(crate) waiting: BTreeMap<MachineTypeName, Waiting>,
-    pub(crate) disk: Option<DiskSpace>,
+    /// Free disk space, once it was measured.
+    pub(crate) free_disk: Option<Bytes>,
     pub(crate) draining: bool,
     pub(crate) random: Random,
+    /// The last time that was handed in.
+    pub(crate) clock: Option<Timestamp>,
+    /// Whether the last event came much later than the deadline before it.
+    pub(crate) leapt: bool,
     /// Whether something changed that scheduling depends on.
     pub(crate) unscheduled: bool,
-}
-
-/// What was last measured of the host's disk.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct DiskSpace {
-    pub(crate) free: Bytes,
-    pub(crate) runs: BTreeMap<RunnerName, Bytes>,
-}
-
-/// How a machine type's recent runs started.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Health {
-    /// Starts that failed since the last one that did not.
-    pub(crate) failures: u32,
-    /// No run is started before this time.
-    pub(crate) paused_until: Option<Timestamp>,
-    /// What went wrong last.
-    pub(crate) trouble: Option<String>,
-    /// The generation whose guest did not become ready, and how often in a row.
-    pub(crate) unready: Option<(ImageRef, u32)>,
 }
 
 impl Core {
@@ -66,28 +56,37 @@ impl Core {
             policy,
             jobs: Jobs::default(),
             runs: Runs::default(),
+            adopted_jobs: BTreeMap::new(),
             polls: Polls::default(),
             timers: Timers::default(),
             health: BTreeMap::new(),
+            proven: BTreeMap::new(),
             snapshots: BTreeMap::new(),
             finished: VecDeque::new(),
             waiting: BTreeMap::new(),
-            disk: None,
+            free_disk: None,
             draining: false,
             random: Random::new(seed),
+            clock: None,
+            leapt: false,
             unscheduled: true,
         }
     }
 
     /// Takes in one event; what has to be done about it is added to `out`.
+    ///
+    /// `now` may jump: see the module `clock`. The daemon hands in what earlier daemons left behind
+    /// (`Adopted`) first and `PolicyChanged` then, which starts the polls.
     pub fn handle(&mut self, now: Timestamp, event: Event, out: &mut Vec<Command>) {
+        let now = self.clock(now);
         self.take_in(now, event, out);
         while let Some(timer) = self.timers.expired(now) {
             self.timer_expired(now, timer, out);
         }
-        if self.unscheduled {
-            self.unscheduled = false;
+        if self.unscheduled | self.runs.take_changed() {
             self.schedule(now, out);
+            self.unscheduled = false;
+            self.runs.take_changed();
         }
     }
 
@@ -128,13 +127,16 @@ impl Core {
         match event {
             Event::PolicyChanged(policy) => self.policy_changed(now, policy, out),
             Event::JobReported { job, source } => self.job_reported(now, job, source, out),
-            Event::JobMissing { job, asked_at, .. } => self.job_missing(now, job, asked_at, out),
+            Event::JobMissing { job, asked_at, .. } => {
+                self.job_missing(now, job, Self::asked_at(now, asked_at), out);
+            }
             Event::Polled { repository, result, asked_at } => {
-                self.polled(now, &repository, result, asked_at, out);
+                self.polled(now, &repository, result, Self::asked_at(now, asked_at), out);
             }
             Event::DeliveriesRepaired(result) => self.deliveries_repaired(now, result, out),
             Event::HostMeasured { free_disk, run_disks } => {
-                self.disk = Some(DiskSpace { free: free_disk, runs: run_disks });
+                self.free_disk = Some(free_disk);
+                self.runs.disks_measured(&run_disks);
                 self.unscheduled |= !self.waiting.is_empty();
             }
             Event::SnapshotChecked { machine, fits } => self.snapshot_checked(&machine, fits),
@@ -155,15 +157,10 @@ impl Core {
     fn timer_expired(&mut self, now: Timestamp, timer: Timer, out: &mut Vec<Command>) {
         match timer {
             Timer::Run(runner) => self.run_timer(now, &runner, out),
-            Timer::Registration(runner) => self.ask_for_deregistration(&runner, out),
+            Timer::Registration(runner) => self.ask_for_deregistration(now, &runner, out),
             Timer::Disk(runner) => self.disk_timer(now, &runner, out),
-            Timer::Backoff(machine) => {
-                if let Some(health) = self.health.get_mut(&machine) {
-                    health.paused_until = None;
-                }
-                self.unscheduled = true;
-            }
-            Timer::Poll(repository) => self.poll(now, &repository, out),
+            Timer::Backoff(machine) => self.pause_over(&machine),
+            Timer::Poll(repository) => self.poll_timer(now, &repository, out),
             Timer::Deliveries => self.repair_deliveries(now, out),
             Timer::Snapshots => self.snapshots_timer(now, out),
             Timer::Schedule => self.unscheduled = true,
@@ -180,6 +177,7 @@ impl Core {
         for machine in std::mem::take(&mut self.health).into_keys() {
             self.timers.clear(&Timer::Backoff(machine));
         }
+        self.proven.retain(|machine, _| self.policy.machines.contains_key(machine));
         self.polls_follow_policy(now, out);
         self.snapshots_follow_policy(now, out);
         self.unscheduled = true;
@@ -196,12 +194,27 @@ impl Core {
             return;
         }
         let machine = self.policy.machine_for(&job.repository, &job.labels).map(|m| m.name.clone());
+        let source = match source {
+            Source::Asked(at) => Source::Asked(Self::asked_at(now, at)),
+            Source::Webhook => Source::Webhook,
+        };
         let (id, repository) = (job.id, job.repository.clone());
         self.note_webhook(now, &job, source);
         match self.jobs.report(now, job, source, machine) {
             Change::None => {}
             Change::Unclear => out.push(Command::FetchJob { repository, job: id }),
-            Change::Phase { before, after } => self.job_changed(now, id, before, after, out),
+            Change::Phase { before, after, left } => {
+                self.job_changed(now, id, before, after, out);
+                if let Some(runner) = left {
+                    self.run_lost_job(now, &runner, id, out);
+                }
+            }
+            Change::Full => out.push(Command::Note(Note {
+                level: Level::Warn,
+                runner: None,
+                job: Some(id),
+                text: "too many jobs to keep them all in mind: left to a later poll".into(),
+            })),
         }
     }
 
@@ -216,6 +229,8 @@ impl Core {
         self.unscheduled = true;
         let Some(entry) = self.jobs.get(id) else { return };
         let runner = entry.job.runner.clone();
+        let adopted =
+            self.adopted_jobs.remove(&id).filter(|holder| runner.as_ref() != Some(holder));
         let name = entry.job.name.clone().unwrap_or_else(|| id.to_string());
         let text = match (after, entry.job.conclusion) {
             (Phase::Done, Some(conclusion)) => format!("job {name:?} is over: {conclusion:?}"),
@@ -233,93 +248,53 @@ impl Core {
             job: Some(id),
             text,
         }));
+        // An earlier daemon knew the job to be on another runner.
+        if let Some(holder) = adopted {
+            self.run_lost_job(now, &holder, id, out);
+        }
         let Some(runner) = runner else { return };
         match after {
+            Phase::Queued | Phase::Held => {}
+            Phase::Running | Phase::Done if self.runs.get(&runner).is_none() => {
+                self.finished_run_had_job(&runner, id);
+            }
             Phase::Running => self.run_has_job(now, &runner, id, out),
             Phase::Done => self.run_finished_job(now, &runner, id, out),
-            Phase::Queued | Phase::Held => {}
         }
+    }
+
+    /// The news of a short job can come after everything of its run was settled.
+    fn finished_run_had_job(&mut self, runner: &RunnerName, id: JobId) {
+        let Some(entry) = self.jobs.get(id) else { return };
+        let Some(run) = self.finished.iter_mut().rev().find(|run| &run.runner == runner) else {
+            return;
+        };
+        (run.job, run.job_queued) = (Some(entry.job.clone()), Some(entry.queued_at));
+        let machine = run.machine.clone();
+        self.machine_works(&machine);
     }
 
     fn job_missing(&mut self, now: Timestamp, id: JobId, asked: Timestamp, out: &mut Vec<Command>) {
-        let Some(entry) = self.jobs.missing(id, asked) else { return };
-        self.unscheduled = true;
-        out.push(Command::Note(Note {
-            level: Level::Info,
-            runner: entry.job.runner.clone(),
-            job: Some(id),
-            text: "GitHub does not know the job any more: forgotten".into(),
-        }));
-        // Its repository or workflow run was deleted; a runner that had it is as good as done.
-        if let (Phase::Running, Some(runner)) = (entry.phase, &entry.job.runner) {
-            self.run_finished_job(now, runner, id, out);
+        let entry = self.jobs.missing(id, asked);
+        if entry.is_none() && self.jobs.get(id).is_some() {
+            return;
         }
-    }
-
-    fn stop_requested(&mut self, now: Timestamp, runner: &RunnerName, out: &mut Vec<Command>) {
-        let stopped = self.runs.change(runner, |run| match &run.state {
-            RunState::Starting(vm)
-            | RunState::Booting(vm)
-            | RunState::Idle { vm, .. }
-            | RunState::Busy { vm, .. }
-            | RunState::Retiring { vm, .. }
-            | RunState::Finishing { vm, .. } => {
-                run.state = RunState::Finishing {
-                    vm: vm.clone(),
-                    job: run.job(),
-                    step: FinishStep::Killing(KillReason::Operator),
-                };
-                true
-            }
-            RunState::Preparing { .. } | RunState::Settling(_) => false,
-        });
-        if stopped == Some(true) {
-            let text = "the operator ends this run".into();
-            out.push(note(Level::Warn, runner, text));
-            self.run_timer(now, runner, out);
+        if let Some(entry) = &entry {
             self.unscheduled = true;
+            out.push(Command::Note(Note {
+                level: Level::Info,
+                runner: entry.job.runner.clone(),
+                job: Some(id),
+                text: "GitHub does not know the job any more: forgotten".into(),
+            }));
         }
-    }
-
-    /// Retires a runner that waits for a job: GitHub is asked to delete it first.
-    pub(crate) fn retire(
-        &mut self,
-        runner: &RunnerName,
-        why: RetireReason,
-        out: &mut Vec<Command>,
-    ) {
-        let id = self.runs.change(runner, |run| match &run.state {
-            RunState::Booting(vm) | RunState::Idle { vm, .. } => {
-                let id = vm.runner_id;
-                run.state = RunState::Retiring { vm: vm.clone(), why, failures: 0 };
-                Some(id)
-            }
-            RunState::Preparing { .. }
-            | RunState::Starting(_)
-            | RunState::Busy { .. }
-            | RunState::Retiring { .. }
-            | RunState::Finishing { .. }
-            | RunState::Settling(_) => None,
-        });
-        if let Some(Some(id)) = id {
-            self.timers.clear(&Timer::Run(runner.clone()));
-            let text = match why {
-                RetireReason::Surplus => "no job is left for this runner: retiring it",
-                RetireReason::Forgotten => "GitHub has forgotten this runner: replacing it",
-                RetireReason::IdleTimeout => "the runner waited too long for a job: retiring it",
-            };
-            out.push(note(Level::Info, runner, text.into()));
-            out.extend(self.deregistration(runner, Some(id)));
+        self.adopted_jobs.remove(&id);
+        // Its repository or workflow run may be deleted, or GitHub may be wrong: a runner that had
+        // it is only let go when GitHub agrees to delete it.
+        let had = self.runs.iter().find(|run| run.job() == Some(id));
+        if let Some(runner) = had.map(|run| run.runner.clone()) {
+            self.run_lost_job(now, &runner, id, out);
         }
-    }
-
-    pub(crate) fn deregistration(
-        &self,
-        runner: &RunnerName,
-        id: Option<RunnerId>,
-    ) -> Option<Command> {
-        let repository = self.runs.get(runner)?.machine.repository().clone();
-        Some(Command::Deregister { runner: runner.clone(), repository, id })
     }
 
     pub(crate) fn repository_of(&self, runner: &RunnerName) -> Option<Repository> {

@@ -2,7 +2,9 @@
 //!
 //! Reports come late, doubled and out of order. A webhook can only move a job forward (queued, in
 //! progress, completed); an answer that GitHub gave when asked is the truth of the moment it was
-//! asked for, and can move a job back (a runner that was assigned a job and did not take it).
+//! asked for, and can move a job back (a runner that was assigned a job and did not take it). Where
+//! a webhook and an answer contradict each other and neither is known to be newer, GitHub is asked
+//! again. A job that is over stays over: a re-run has a new id.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,6 +16,8 @@ use crate::model::{Job, JobId, JobStatus, MachineTypeName, Repository, RunnerNam
 /// Finished jobs that are remembered, so that late reports do not bring them back. The oldest are
 /// forgotten first.
 pub const DONE_JOBS_MAX: usize = 10_000;
+/// Jobs that are not over and are kept in mind. Further ones are left to a later poll.
+pub const ACTIVE_JOBS_MAX: usize = 50_000;
 
 /// One job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +32,8 @@ pub struct JobEntry {
     pub queued_at: Timestamp,
     /// When the last report that changed it came.
     pub reported_at: Timestamp,
+    /// When GitHub was asked for the last answer that counted; zero before the first one.
+    pub asked_at: Timestamp,
 }
 
 /// Where a job stands.
@@ -60,15 +66,19 @@ impl From<JobStatus> for Phase {
 pub enum Change {
     /// Nothing.
     None,
-    /// The job's phase.
+    /// The job's phase, or the runner that has it.
     Phase {
         /// Where it stood before; `None` for a new job.
         before: Option<Phase>,
         /// Where it stands.
         after: Phase,
+        /// The runner that had it and has it no more.
+        left: Option<RunnerName>,
     },
-    /// Webhooks contradict each other: GitHub has to be asked.
+    /// Reports contradict each other: GitHub has to be asked.
     Unclear,
+    /// There is no room for another job.
+    Full,
 }
 
 /// All jobs, with the queued ones in order of their age.
@@ -76,6 +86,8 @@ pub enum Change {
 pub struct Jobs {
     by_id: BTreeMap<JobId, JobEntry>,
     queued: BTreeMap<MachineTypeName, BTreeSet<(Timestamp, JobId)>>,
+    active: BTreeMap<Repository, BTreeSet<JobId>>,
+    running: BTreeMap<RunnerName, BTreeSet<(Timestamp, JobId)>>,
     done: BTreeSet<(Timestamp, JobId)>,
 }
 
@@ -104,24 +116,23 @@ impl Jobs {
     pub fn wanted(
         &self,
     ) -> impl Iterator<Item = (&MachineTypeName, &BTreeSet<(Timestamp, JobId)>)> {
-        self.queued.iter().filter(|(_, jobs)| !jobs.is_empty())
+        self.queued.iter()
     }
 
-    /// The repository's jobs that are not over, to be asked for.
-    pub fn active(&self, repository: &Repository) -> Vec<JobId> {
-        self.by_id
-            .values()
-            .filter(|entry| entry.phase != Phase::Done && &entry.job.repository == repository)
-            .map(|entry| entry.job.id)
-            .collect()
+    /// The repository's jobs that are not over, in the order of their ids.
+    pub fn active(&self, repository: &Repository) -> impl Iterator<Item = &JobEntry> {
+        let ids = self.active.get(repository).into_iter().flatten();
+        ids.filter_map(|id| self.by_id.get(id))
     }
 
-    /// The running job that a runner has.
+    /// How many jobs are not over.
+    pub fn active_count(&self) -> usize {
+        self.by_id.len() - self.done.len()
+    }
+
+    /// The running job that a runner has; the one reported last, should there be several.
     pub fn running_on(&self, runner: &RunnerName) -> Option<JobId> {
-        self.by_id
-            .values()
-            .find(|e| e.phase == Phase::Running && e.job.runner.as_ref() == Some(runner))
-            .map(|entry| entry.job.id)
+        self.running.get(runner)?.last().map(|(_, id)| *id)
     }
 
     /// Takes in a report. `machine` is the machine type that serves the job.
@@ -132,45 +143,41 @@ impl Jobs {
         source: Source,
         machine: Option<MachineTypeName>,
     ) -> Change {
+        let asked_at = match source {
+            Source::Asked(at) => at,
+            Source::Webhook => Timestamp(0),
+        };
         let after = Phase::from(job.status);
-        let Some(entry) = self.by_id.get(&job.id) else {
-            let entry = JobEntry { job, phase: after, machine, queued_at: now, reported_at: now };
-            self.index(&entry);
-            self.by_id.insert(entry.job.id, entry);
+        let Some(entry) = self.by_id.get_mut(&job.id) else {
+            if after != Phase::Done && self.active_count() >= ACTIVE_JOBS_MAX {
+                return Change::Full;
+            }
+            let (queued_at, reported_at) = (now, now);
+            let entry = JobEntry { job, phase: after, machine, queued_at, reported_at, asked_at };
+            self.put(entry);
             self.forget_oldest();
-            return Change::Phase { before: None, after };
+            return Change::Phase { before: None, after, left: None };
         };
         let before = entry.phase;
-        match source {
-            // An answer older than what is known already says nothing new.
-            Source::Asked(at) if at < entry.reported_at && after < before => return Change::None,
-            Source::Asked(_) => {}
-            Source::Webhook => {
-                let gates = |phase| matches!(phase, Phase::Held | Phase::Queued);
-                if before != after && gates(before) && gates(after) {
-                    return Change::Unclear;
-                }
-                if after < before {
-                    return Change::None;
-                }
-            }
+        match weigh(entry, &job, source) {
+            Weight::Stale => return Change::None,
+            Weight::Unclear => return Change::Unclear,
+            Weight::Counts => {}
         }
-        // A job that is over stays over: a re-run has a new id.
-        if before == Phase::Done {
-            return Change::None;
-        }
-        let mut entry = self.take(job.id).unwrap_or_else(|| unreachable!("it was there above"));
-        let changed = entry.phase != after || entry.job.runner != job.runner;
+        entry.asked_at = entry.asked_at.max(asked_at);
+        let had = entry.job.runner.clone().filter(|_| before == Phase::Running);
+        let Some(mut entry) = self.take(job.id) else { return Change::None };
+        entry.job = merged(entry.job, job, source);
+        let changed = before != after || (after == Phase::Running && entry.job.runner != had);
+        let left = had.filter(|had| entry.job.runner.as_ref() != Some(had));
         entry.phase = after;
-        entry.job = merged(entry.job, job);
         entry.machine = machine;
         if changed {
             entry.reported_at = now;
         }
-        self.index(&entry);
-        self.by_id.insert(entry.job.id, entry);
+        self.put(entry);
         self.forget_oldest();
-        if changed { Change::Phase { before: Some(before), after } } else { Change::None }
+        if changed { Change::Phase { before: Some(before), after, left } } else { Change::None }
     }
 
     /// Forgets a job that GitHub does not know, unless a report came after GitHub was asked.
@@ -183,35 +190,101 @@ impl Jobs {
         }
     }
 
-    /// Finds every job's machine type anew, after a change of the configuration.
+    /// Finds every job's machine type anew, after a change of the configuration. Jobs that no
+    /// machine type serves any more are forgotten, unless they run.
     pub fn rematch(&mut self, matching: impl Fn(&Job) -> Option<MachineTypeName>) {
-        self.queued.clear();
-        self.done.clear();
-        let mut by_id = std::mem::take(&mut self.by_id);
-        for entry in by_id.values_mut() {
+        let all = std::mem::take(self);
+        for mut entry in all.by_id.into_values() {
             entry.machine = matching(&entry.job);
-            self.index(entry);
+            match entry.phase {
+                Phase::Held | Phase::Queued if entry.machine.is_none() => {}
+                Phase::Held | Phase::Queued | Phase::Running | Phase::Done => self.put(entry),
+            }
         }
-        self.by_id = by_id;
     }
 
-    fn index(&mut self, entry: &JobEntry) {
-        match (entry.phase, &entry.machine) {
-            (Phase::Queued, Some(machine)) => {
-                let key = (entry.queued_at, entry.job.id);
-                self.queued.entry(machine.clone()).or_default().insert(key);
-            }
-            (Phase::Done, _) => {
-                self.done.insert((entry.reported_at, entry.job.id));
-            }
-            (Phase::Queued | Phase::Held | Phase::Running, _) => {}
+    /// Forgets the repository's jobs that are not over.
+    pub(crate) fn forget(&mut self, repository: &Repository) {
+        let ids: Vec<_> = self.active.get(repository).into_iter().flatten().copied().collect();
+        for id in ids {
+            self.take(id);
         }
+    }
+
+    /// Moves all points in time back, after the clock was.
+    pub(crate) fn clock_moved_back(&mut self, change: impl Fn(Timestamp) -> Timestamp) {
+        let all = std::mem::take(self);
+        for mut entry in all.by_id.into_values() {
+            entry.queued_at = change(entry.queued_at);
+            entry.reported_at = change(entry.reported_at);
+            entry.asked_at = change(entry.asked_at);
+            self.put(entry);
+        }
+    }
+
+    fn put(&mut self, entry: JobEntry) {
+        let id = entry.job.id;
+        if entry.phase != Phase::Done {
+            match self.active.get_mut(&entry.job.repository) {
+                Some(active) => {
+                    active.insert(id);
+                }
+                None => {
+                    self.active.insert(entry.job.repository.clone(), BTreeSet::from([id]));
+                }
+            }
+        }
+        match entry.phase {
+            Phase::Queued => {
+                if let Some(machine) = &entry.machine {
+                    let key = (entry.queued_at, id);
+                    match self.queued.get_mut(machine) {
+                        Some(queued) => {
+                            queued.insert(key);
+                        }
+                        None => {
+                            self.queued.insert(machine.clone(), BTreeSet::from([key]));
+                        }
+                    }
+                }
+            }
+            Phase::Running => {
+                if let Some(runner) = &entry.job.runner {
+                    let key = (entry.reported_at, id);
+                    self.running.entry(runner.clone()).or_default().insert(key);
+                }
+            }
+            Phase::Done => {
+                self.done.insert((entry.reported_at, id));
+            }
+            Phase::Held => {}
+        }
+        self.by_id.insert(id, entry);
     }
 
     fn take(&mut self, id: JobId) -> Option<JobEntry> {
         let entry = self.by_id.remove(&id)?;
-        if let Some(queued) = entry.machine.as_ref().and_then(|m| self.queued.get_mut(m)) {
+        if let Some(active) = self.active.get_mut(&entry.job.repository) {
+            active.remove(&id);
+            if active.is_empty() {
+                self.active.remove(&entry.job.repository);
+            }
+        }
+        if let Some(machine) = &entry.machine
+            && let Some(queued) = self.queued.get_mut(machine)
+        {
             queued.remove(&(entry.queued_at, id));
+            if queued.is_empty() {
+                self.queued.remove(machine);
+            }
+        }
+        if let Some(runner) = &entry.job.runner
+            && let Some(running) = self.running.get_mut(runner)
+        {
+            running.remove(&(entry.reported_at, id));
+            if running.is_empty() {
+                self.running.remove(runner);
+            }
         }
         self.done.remove(&(entry.reported_at, id));
         Some(entry)
@@ -226,12 +299,56 @@ impl Jobs {
     }
 }
 
+/// What a report is worth beside what is known.
+enum Weight {
+    Counts,
+    Stale,
+    Unclear,
+}
+
+fn weigh(entry: &JobEntry, job: &Job, source: Source) -> Weight {
+    let (before, after) = (entry.phase, Phase::from(job.status));
+    if before == Phase::Done {
+        return Weight::Stale;
+    }
+    if after == Phase::Done {
+        return Weight::Counts;
+    }
+    let moved = before == Phase::Running
+        && after == Phase::Running
+        && job.runner.is_some()
+        && entry.job.runner.is_some()
+        && job.runner != entry.job.runner;
+    match source {
+        Source::Asked(at) if at < entry.asked_at => Weight::Stale,
+        // A webhook came after GitHub was asked: either may be the newer news.
+        Source::Asked(at) if at < entry.reported_at && (after < before || moved) => Weight::Unclear,
+        Source::Asked(_) => Weight::Counts,
+        Source::Webhook => {
+            let gates = |phase| matches!(phase, Phase::Held | Phase::Queued);
+            if moved || (before != after && gates(before) && gates(after)) {
+                Weight::Unclear
+            } else if after < before {
+                Weight::Stale
+            } else {
+                Weight::Counts
+            }
+        }
+    }
+}
+
 /// The newer report, with what it leaves out filled in from the older one.
-fn merged(old: Job, new: Job) -> Job {
+fn merged(old: Job, new: Job, source: Source) -> Job {
+    // A job that waits has no runner any more. One that runs by GitHub's own answer, on a runner
+    // whose name is not one of Forrest's, is somebody else's.
+    let keeps_runner = match new.status {
+        JobStatus::Queued | JobStatus::Waiting | JobStatus::Unknown => false,
+        JobStatus::InProgress => source == Source::Webhook,
+        JobStatus::Completed => true,
+    };
     Job {
         conclusion: new.conclusion.or(old.conclusion),
-        // A job that is queued again has no runner any more.
-        runner: new.runner.or(old.runner.filter(|_| new.status != JobStatus::Queued)),
+        runner: new.runner.or(old.runner.filter(|_| keeps_runner)),
         name: new.name.or(old.name),
         workflow_name: new.workflow_name.or(old.workflow_name),
         head_branch: new.head_branch.or(old.head_branch),

@@ -10,8 +10,10 @@
 //! what people see.
 
 pub mod check;
+mod clock;
 pub mod command;
 pub mod event;
+mod health;
 pub mod image_choice;
 pub mod jobs;
 pub mod model;

@@ -34,12 +34,23 @@ pub struct Capacity {
 /// Limits and intervals, each with its default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timing {
-    /// How often every repository is polled when webhooks arrive.
+    /// How often every repository is polled when webhooks arrive; at least
+    /// [`POLLING_INTERVAL_MIN`].
     pub polling_interval: Duration,
     /// How long a job can be overtaken by smaller ones.
     pub max_overtake: Duration,
     /// How long a runner may wait for a job before it is retired.
     pub idle_timeout: Duration,
+}
+
+/// The shortest polling interval that is taken seriously.
+pub const POLLING_INTERVAL_MIN: Duration = Duration::from_secs(5);
+
+impl Timing {
+    /// The polling interval, or the shortest one that is taken seriously.
+    pub fn polling_interval(&self) -> Duration {
+        self.polling_interval.max(POLLING_INTERVAL_MIN)
+    }
 }
 
 impl Default for Timing {
@@ -79,6 +90,13 @@ impl Policy {
     }
 }
 
+/// The most RAM that one run is counted with.
+pub const RAM_MAX: Bytes = Bytes(1 << 46);
+/// The most virtual CPUs that one run is counted with.
+pub const CPUS_MAX: u32 = 1 << 14;
+/// The most disk space that one run is counted with.
+pub const DISK_MAX: Bytes = Bytes(1 << 48);
+
 /// What a run's virtual machine is counted with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Resources {
@@ -92,7 +110,11 @@ pub struct Resources {
 
 impl Resources {
     /// QEMU's own need beside the guest's RAM: 150 MiB, 8 MiB per virtual CPU, 0.5 % of the RAM.
+    ///
+    /// Absurd sizes are cut to [`RAM_MAX`], [`CPUS_MAX`] and [`DISK_MAX`], so that no sum of them
+    /// can overflow.
     pub fn of(ram: Bytes, cpus: u32, disk: Bytes) -> Self {
+        let (ram, cpus, disk) = (ram.min(RAM_MAX), cpus.min(CPUS_MAX), disk.min(DISK_MAX));
         let overhead = Bytes::mib(150 + 8 * u64::from(cpus)).saturating_add(Bytes(ram.0 / 200));
         Self { ram: ram.saturating_add(overhead), cpus, disk }
     }

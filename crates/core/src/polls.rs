@@ -1,21 +1,30 @@
 //! Asking GitHub: the backup for webhooks that never arrive, and the place where runners that GitHub
 //! and Forrest disagree about are found.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::command::{Command, Level, Note};
 use crate::core::Core;
 use crate::event::{Runner, Source, Trouble};
 use crate::jobs::Phase;
-use crate::model::{Job, JobStatus, Repository, RunnerName, Timestamp};
-use crate::run::{FinishStep, RetireReason, RunState, SHUTDOWN_GRACE, retry_pause};
+use crate::model::{Job, JobId, JobStatus, Repository, RunnerName, Timestamp};
+use crate::run::{RetireReason, Run, RunState, retry_at, retry_pause};
 use crate::timers::Timer;
 
 /// Shortest pause between two polls of one repository, however many reasons there are.
 pub(crate) const POLL_MIN_PAUSE: Duration = Duration::from_secs(5);
 /// Polling interval while webhooks evidently do not arrive.
 pub(crate) const POLL_FAST: Duration = Duration::from_secs(30);
+/// Polling interval while it is not clear what one of the repository's runners does.
+pub(crate) const POLL_UNCLEAR: Duration = Duration::from_secs(60);
+/// How long a repository is polled at that interval after a run ended and its job did not.
+const CLOSE_WATCH: Duration = Duration::from_secs(20 * 60);
+/// How long the answer to a poll is waited for.
+const POLL_ANSWER_MAX: Duration = Duration::from_secs(15 * 60);
+/// Jobs that one poll asks for one by one, at most. Those that GitHub was not asked for longest go
+/// first.
+pub const KNOWN_MAX: usize = 500;
 /// How long polling stays fast after the last job that no webhook had announced.
 pub(crate) const POLL_FAST_FOR: Duration = Duration::from_secs(60 * 60);
 /// Age at which a queued job that only a poll found counts as missed by the webhooks.
@@ -25,6 +34,8 @@ const WEBHOOK_LATE: Duration = Duration::from_secs(60);
 const ORPHAN_AGE: Duration = Duration::from_secs(60 * 60);
 /// Runners that no run owns and that are kept in mind; more than that wait for the next poll.
 const ORPHANS_MAX: usize = 1_000;
+/// Such runners that one poll removes at most.
+const ORPHANS_PER_POLL: usize = 20;
 /// How long an idle runner may be missing in GitHub's list: the list lags behind registrations.
 const LIST_LAG: Duration = Duration::from_secs(60);
 
@@ -34,6 +45,8 @@ pub(crate) struct Polls {
     by_repository: BTreeMap<Repository, Poll>,
     /// Webhooks are known to be missing until then.
     fast_until: Option<Timestamp>,
+    /// When polling began: jobs from before it cannot have been announced.
+    since: Option<Timestamp>,
     /// When the last webhook came.
     pub(crate) last_webhook: Option<Timestamp>,
 }
@@ -45,6 +58,10 @@ struct Poll {
     failures: u32,
     last_asked: Option<Timestamp>,
     last_success: Option<Timestamp>,
+    /// Nothing is asked before this time: GitHub does not answer, or said so.
+    blocked_until: Option<Timestamp>,
+    /// Polled often until then.
+    watched_until: Option<Timestamp>,
     trouble: Option<String>,
     orphans: BTreeMap<RunnerName, Timestamp>,
 }
@@ -63,9 +80,26 @@ impl Polls {
             .map_or((None, None), |poll| (poll.last_success, poll.trouble.as_deref()))
     }
 
-    /// Whether a poll of the repository is on its way.
-    pub(crate) fn in_flight(&self, repository: &Repository) -> bool {
-        self.by_repository.get(repository).is_some_and(|poll| poll.in_flight)
+    /// The repositories that are polled.
+    pub(crate) fn repositories(&self) -> impl Iterator<Item = &Repository> {
+        self.by_repository.keys()
+    }
+
+    /// Moves all points in time back, after the clock was.
+    pub(crate) fn clock_moved_back(&mut self, change: impl Fn(Timestamp) -> Timestamp) {
+        let moved = |at: &mut Option<Timestamp>| *at = at.map(&change);
+        moved(&mut self.fast_until);
+        moved(&mut self.since);
+        moved(&mut self.last_webhook);
+        for poll in self.by_repository.values_mut() {
+            moved(&mut poll.last_asked);
+            moved(&mut poll.last_success);
+            moved(&mut poll.blocked_until);
+            moved(&mut poll.watched_until);
+            for since in poll.orphans.values_mut() {
+                *since = change(*since);
+            }
+        }
     }
 
     /// Whether webhooks are known to be missing.
@@ -75,50 +109,117 @@ impl Polls {
 }
 
 impl Core {
-    /// Starts polling new repositories and stops with those that are not configured any more.
+    /// Starts polling new repositories and stops with those that are not needed any more.
     pub(crate) fn polls_follow_policy(&mut self, now: Timestamp, out: &mut Vec<Command>) {
-        let wanted = self.policy.repositories();
-        let first = self.polls.by_repository.is_empty() && !wanted.is_empty();
-        let gone: Vec<_> = self
-            .polls
-            .by_repository
-            .keys()
-            .filter(|name| !wanted.contains(name))
-            .cloned()
-            .collect();
-        for repository in gone {
-            self.polls.by_repository.remove(&repository);
-            self.timers.clear(&Timer::Poll(repository));
+        self.polls.since.get_or_insert(now);
+        if self.timers.get(&Timer::Deliveries).is_none() {
+            self.timers.set(Timer::Deliveries, now + self.policy.timing.polling_interval());
         }
-        for repository in wanted {
-            if !self.polls.by_repository.contains_key(&repository) {
-                self.polls.by_repository.insert(repository.clone(), Poll::default());
+        let polled: Vec<_> = self.polls.by_repository.keys().cloned().collect();
+        for repository in polled {
+            self.stop_polling_unless_needed(&repository);
+        }
+        for repository in self.policy.repositories() {
+            self.ensure_polled(&repository);
+            if self.polls.state(&repository).0.is_none() {
                 self.poll(now, &repository, out);
             }
         }
-        if first {
-            self.timers.set(Timer::Deliveries, now + self.policy.timing.polling_interval);
+    }
+
+    /// From now on the repository is one of those that are polled.
+    pub(crate) fn ensure_polled(&mut self, repository: &Repository) {
+        if !self.polls.by_repository.contains_key(repository) {
+            self.polls.by_repository.insert(repository.clone(), Poll::default());
         }
     }
 
-    /// Polls now, or as soon as the present poll is over.
+    /// A repository that left the configuration is polled until its last run is gone: what became of
+    /// their jobs has to be learnt.
+    pub(crate) fn stop_polling_unless_needed(&mut self, repository: &Repository) {
+        let configured = || self.policy.machines_of(repository).next().is_some();
+        let has_runs = || self.runs.iter().any(|run| run.machine.repository() == repository);
+        if configured() || has_runs() {
+            return;
+        }
+        self.polls.by_repository.remove(repository);
+        self.timers.clear(&Timer::Poll(repository.clone()));
+        self.jobs.forget(repository);
+    }
+
+    /// Polls now, or as soon as the present poll is over and GitHub allows it.
     pub(crate) fn poll(&mut self, now: Timestamp, repository: &Repository, out: &mut Vec<Command>) {
         let Some(poll) = self.polls.by_repository.get_mut(repository) else { return };
         if poll.in_flight {
             poll.again = true;
             return;
         }
-        if let Some(earliest) = poll.last_asked.map(|at| at + POLL_MIN_PAUSE)
+        let earliest = poll.last_asked.map(|at| at + POLL_MIN_PAUSE).max(poll.blocked_until);
+        if let Some(earliest) = earliest
             && earliest > now
         {
-            self.timers.set(Timer::Poll(repository.clone()), earliest);
+            self.timers.set_at_latest(Timer::Poll(repository.clone()), earliest);
             return;
         }
         poll.in_flight = true;
         poll.last_asked = Some(now);
-        self.timers.clear(&Timer::Poll(repository.clone()));
-        let known = self.jobs.active(repository);
+        self.timers.set(Timer::Poll(repository.clone()), now + POLL_ANSWER_MAX);
+        let known = self.known_jobs(repository);
         out.push(Command::Poll { repository: repository.clone(), known });
+    }
+
+    /// The next poll is due, or the answer to the last one never came.
+    pub(crate) fn poll_timer(
+        &mut self,
+        now: Timestamp,
+        repository: &Repository,
+        out: &mut Vec<Command>,
+    ) {
+        if let Some(poll) = self.polls.by_repository.get_mut(repository)
+            && std::mem::take(&mut poll.in_flight)
+        {
+            let text = format!("a poll of {repository} has no answer: asking again");
+            out.push(repository_note(Level::Warn, text));
+        }
+        self.poll(now, repository, out);
+    }
+
+    /// The jobs to ask for: those that are not over, and those of adopted runs.
+    fn known_jobs(&self, repository: &Repository) -> Vec<JobId> {
+        let of_runs = self
+            .runs
+            .iter()
+            .filter(|run| run.machine.repository() == repository)
+            .filter_map(Run::job)
+            .filter(|id| self.jobs.get(*id).is_none());
+        let mut known: Vec<_> = of_runs.map(|id| (Timestamp(0), id)).collect();
+        known.extend(self.jobs.active(repository).map(|entry| (entry.asked_at, entry.job.id)));
+        known.sort_unstable();
+        known.truncate(KNOWN_MAX);
+        known.into_iter().map(|(_, id)| id).collect()
+    }
+
+    /// Polls the repository often for a while.
+    pub(crate) fn watch_closely(&mut self, now: Timestamp, runner: &RunnerName) {
+        if let Some(repository) = self.repository_of(runner)
+            && let Some(poll) = self.polls.by_repository.get_mut(&repository)
+        {
+            poll.watched_until = Some(now + CLOSE_WATCH);
+        }
+    }
+
+    fn poll_interval(&self, now: Timestamp, repository: &Repository) -> Duration {
+        let interval = self.policy.timing.polling_interval();
+        let watched = self.polls.by_repository.get(repository).and_then(|poll| poll.watched_until);
+        let unclear =
+            || self.runs.iter().any(|r| r.is_unclear() && r.machine.repository() == repository);
+        if self.polls.is_fast(now) {
+            POLL_FAST.min(interval)
+        } else if watched.is_some_and(|until| until > now) || unclear() {
+            POLL_UNCLEAR.min(interval)
+        } else {
+            interval
+        }
     }
 
     /// Polls the run's repository, because something about the run is not clear.
@@ -138,7 +239,9 @@ impl Core {
         match source {
             Source::Webhook => self.polls.last_webhook = Some(now),
             Source::Asked(_) => {
-                let late = job.created_at.is_some_and(|at| now.since(at) > WEBHOOK_LATE);
+                let late = job.created_at.is_some_and(|at| {
+                    now.since(at) > WEBHOOK_LATE && self.polls.since.is_some_and(|since| at > since)
+                });
                 let new = self.jobs.get(job.id).is_none();
                 if new && late && job.status == JobStatus::Queued {
                     self.polls.fast_until = Some(now + POLL_FAST_FOR);
@@ -155,38 +258,33 @@ impl Core {
         asked_at: Timestamp,
         out: &mut Vec<Command>,
     ) {
-        let interval = if self.polls.is_fast(now) {
-            POLL_FAST.min(self.policy.timing.polling_interval)
-        } else {
-            self.policy.timing.polling_interval
-        };
+        let interval = self.poll_interval(now, repository);
         let Some(poll) = self.polls.by_repository.get_mut(repository) else { return };
         poll.in_flight = false;
         let again = std::mem::take(&mut poll.again);
-        let next = match &result {
-            Ok(_) => {
+        match result {
+            Ok(runners) => {
                 if poll.failures > 0 {
                     let text = format!("GitHub answers for {repository} again");
                     out.push(repository_note(Level::Info, text));
                 }
-                poll.failures = 0;
-                poll.trouble = None;
+                (poll.failures, poll.trouble, poll.blocked_until) = (0, None, None);
                 poll.last_success = Some(asked_at);
-                if again { now + POLL_MIN_PAUSE } else { now + interval }
+                let next = if again { now + POLL_MIN_PAUSE } else { now + interval };
+                self.timers.set(Timer::Poll(repository.clone()), next);
+                self.runners_listed(now, repository, &runners, asked_at, out);
+                self.unscheduled = true;
             }
             Err(trouble) => {
                 let pause = retry_pause(poll.failures).max(POLL_MIN_PAUSE);
+                let next = retry_at(now, pause, trouble.not_before);
                 poll.failures = poll.failures.saturating_add(1);
-                poll.trouble = Some(trouble.what.clone());
+                poll.blocked_until = Some(next);
                 let text = format!("could not poll {repository}: {}", trouble.what);
+                poll.trouble = Some(trouble.what);
                 out.push(repository_note(Level::Warn, text));
-                (now + pause).max(trouble.not_before.unwrap_or_default())
+                self.timers.set(Timer::Poll(repository.clone()), next);
             }
-        };
-        self.timers.set(Timer::Poll(repository.clone()), next);
-        if let Ok(runners) = result {
-            self.runners_listed(now, repository, &runners, asked_at, out);
-            self.unscheduled = true;
         }
     }
 
@@ -208,41 +306,46 @@ impl Core {
             .collect();
         for name in &ours {
             match by_name.get(name) {
-                Some(runner) => self.runner_listed(now, runner, asked_at),
+                Some(runner) => self.runner_listed(now, runner, asked_at, out),
                 None => self.runner_not_listed(now, name, asked_at, out),
             }
         }
         self.find_orphans(now, repository, listed, out);
     }
 
-    fn runner_listed(&mut self, now: Timestamp, runner: &Runner, asked_at: Timestamp) {
-        let job = self.jobs.running_on(&runner.name);
-        let now_idle = self.runs.change(&runner.name, |run| {
-            if runner.online {
-                run.times.runner_online.get_or_insert(now);
+    fn runner_listed(
+        &mut self,
+        now: Timestamp,
+        runner: &Runner,
+        asked_at: Timestamp,
+        out: &mut Vec<Command>,
+    ) {
+        let name = &runner.name;
+        if runner.online {
+            self.runs.change(name, |run| *run.times.runner_online.get_or_insert(now));
+        }
+        let Some(run) = self.runs.get(name) else { return };
+        match &run.state {
+            RunState::Starting(vm) | RunState::Booting(vm) | RunState::Idle { vm, .. }
+                if runner.busy =>
+            {
+                let vm = vm.clone();
+                self.runner_is_busy(now, name, vm, out);
             }
-            match &run.state {
-                RunState::Booting(vm) | RunState::Idle { vm, .. } if runner.busy => {
-                    run.state = RunState::Busy { vm: vm.clone(), since: now, job };
-                    Some(false)
-                }
-                // GitHub had said "busy" without a job, and has taken that back.
-                RunState::Busy { vm, since, job: None }
-                    if runner.online && !runner.busy && *since < asked_at =>
-                {
-                    run.state = RunState::Idle { vm: vm.clone(), since: now };
-                    Some(true)
-                }
-                _ => None,
+            // GitHub had said "busy" without a job, and has taken that back.
+            RunState::Busy { vm, since, job: None } if !runner.busy && *since < asked_at => {
+                let vm = vm.clone();
+                self.runs.change(name, |run| run.state = RunState::Idle { vm, since: now });
+                self.watch_idle(now, name);
             }
-        });
-        match now_idle.flatten() {
-            Some(true) => {
-                let at = now + self.policy.timing.idle_timeout;
-                self.timers.set(Timer::Run(runner.name.clone()), at);
-            }
-            Some(false) => self.timers.clear(&Timer::Run(runner.name.clone())),
-            None => {}
+            RunState::Preparing { .. }
+            | RunState::Starting(_)
+            | RunState::Booting(_)
+            | RunState::Idle { .. }
+            | RunState::Busy { .. }
+            | RunState::Retiring { .. }
+            | RunState::Finishing { .. }
+            | RunState::Settling(_) => {}
         }
     }
 
@@ -256,18 +359,21 @@ impl Core {
         let Some(run) = self.runs.get(name) else { return };
         match &run.state {
             RunState::Idle { since, .. } if *since + LIST_LAG < asked_at => {
-                self.retire(name, RetireReason::Forgotten, out);
+                self.retire(now, name, RetireReason::Forgotten, out);
             }
-            // Its runner is removed when its job is over: the guest is shutting down.
-            RunState::Busy { vm, since, job: None } if *since + LIST_LAG < asked_at => {
-                let vm = vm.clone();
-                self.runs.change(name, |run| {
-                    run.state =
-                        RunState::Finishing { vm, job: None, step: FinishStep::ShuttingDown };
-                });
-                self.timers.set(Timer::Run(name.clone()), now + SHUTDOWN_GRACE);
+            // GitHub removes a runner when its job is over. A list can be wrong; a refusal to delete
+            // the runner is not.
+            RunState::Busy { since, job: None, .. } if *since + LIST_LAG < asked_at => {
+                self.retire(now, name, RetireReason::Unclear, out);
             }
-            _ => {}
+            RunState::Preparing { .. }
+            | RunState::Starting(_)
+            | RunState::Booting(_)
+            | RunState::Idle { .. }
+            | RunState::Busy { .. }
+            | RunState::Retiring { .. }
+            | RunState::Finishing { .. }
+            | RunState::Settling(_) => {}
         }
     }
 
@@ -290,10 +396,13 @@ impl Core {
             .take(ORPHANS_MAX)
             .collect();
         let Some(poll) = self.polls.by_repository.get_mut(repository) else { return };
-        poll.orphans.retain(|name, _| candidates.iter().any(|runner| &runner.name == name));
+        let names: BTreeSet<_> = candidates.iter().map(|runner| &runner.name).collect();
+        poll.orphans.retain(|name, _| names.contains(name));
+        let mut removed = 0;
         for runner in candidates {
             let since = *poll.orphans.entry(runner.name.clone()).or_insert(now);
-            if now.since(since) >= ORPHAN_AGE {
+            if now.since(since) >= ORPHAN_AGE && removed < ORPHANS_PER_POLL {
+                removed += 1;
                 poll.orphans.remove(&runner.name);
                 out.push(repository_note(
                     Level::Warn,
@@ -313,7 +422,7 @@ impl Core {
 
     pub(crate) fn repair_deliveries(&mut self, now: Timestamp, out: &mut Vec<Command>) {
         out.push(Command::RepairDeliveries);
-        self.timers.set(Timer::Deliveries, now + self.policy.timing.polling_interval);
+        self.timers.set(Timer::Deliveries, now + self.policy.timing.polling_interval());
     }
 
     pub(crate) fn deliveries_repaired(
@@ -338,10 +447,7 @@ impl Core {
 
     /// How many of the repository's jobs are running, for people.
     pub(crate) fn running_jobs(&self, repository: &Repository) -> usize {
-        let running = |e: &&crate::jobs::JobEntry| {
-            e.phase == Phase::Running && &e.job.repository == repository
-        };
-        self.jobs.iter().filter(running).count()
+        self.jobs.active(repository).filter(|entry| entry.phase == Phase::Running).count()
     }
 }
 

@@ -23,9 +23,9 @@ use serde::{Deserialize, Serialize};
 use crate::command::{Command, Level, Note};
 use crate::core::Core;
 use crate::event::Trouble;
-use crate::model::{ImageRef, MachineTypeName, Timestamp};
+use crate::model::{ImageRef, MachineType, MachineTypeName, Timestamp};
 use crate::policy::Resources;
-use crate::run::retry_pause;
+use crate::run::{BOOT_TIMEOUT_UNKNOWN, retry_at, retry_pause};
 use crate::timers::Timer;
 
 /// Snapshots that are built at a time: each takes the CPUs of a boot.
@@ -33,6 +33,8 @@ pub const BUILDS_MAX: usize = 1;
 /// How often it is looked whether a snapshot still fits, beside the times when that is known to have
 /// changed: a src image or a template may be replaced at any time.
 const CHECK_INTERVAL: Duration = Duration::from_secs(60);
+/// Time that a build has on top of the guest's boot time: saving takes a while.
+const BUILD_MARGIN: Duration = Duration::from_secs(10 * 60);
 /// Failed restores in a row after which a machine type's runs start cold until a new snapshot is built.
 const RESTORE_FAILURES_MAX: u32 = 1;
 
@@ -104,10 +106,20 @@ impl Core {
         let gone: Vec<_> =
             self.snapshots.keys().filter(|machine| !wanted(machine, self)).cloned().collect();
         for machine in gone {
-            if let Some(Snapshot { state: SnapshotState::Building { .. }, .. }) =
-                self.snapshots.remove(&machine)
-            {
-                out.push(Command::CancelSnapshot { machine });
+            match self.snapshots.get_mut(&machine).map(|snapshot| &mut snapshot.state) {
+                // Its guest holds RAM until the answer is there.
+                Some(SnapshotState::Building { giving_way, .. }) => {
+                    if !std::mem::replace(giving_way, true) {
+                        out.push(Command::CancelSnapshot { machine });
+                    }
+                }
+                Some(
+                    SnapshotState::Unknown
+                    | SnapshotState::Checking
+                    | SnapshotState::Wanted
+                    | SnapshotState::Ready,
+                )
+                | None => drop(self.snapshots.remove(&machine)),
             }
         }
         let machines: Vec<_> =
@@ -163,8 +175,23 @@ impl Core {
         let machines: Vec<_> = self.snapshots.keys().cloned().collect();
         for machine in machines {
             self.check_snapshot(&machine, out);
+            self.watch_build(now, &machine, out);
         }
         self.timers.set(Timer::Snapshots, now + CHECK_INTERVAL);
+    }
+
+    /// A build that goes on for far longer than a boot is given up, again and again until the answer
+    /// comes: its guest holds RAM that jobs may need.
+    fn watch_build(&mut self, now: Timestamp, machine: &MachineTypeName, out: &mut Vec<Command>) {
+        let configured = self.policy.machines.get(machine);
+        let boot_timeout = configured.map_or(BOOT_TIMEOUT_UNKNOWN, |machine| machine.boot_timeout);
+        let Some(snapshot) = self.snapshots.get_mut(machine) else { return };
+        if let SnapshotState::Building { since, giving_way, .. } = &mut snapshot.state
+            && *since + boot_timeout + BUILD_MARGIN <= now
+        {
+            *giving_way = true;
+            out.push(Command::CancelSnapshot { machine: machine.clone() });
+        }
     }
 
     /// The answer to a check: whether a snapshot is there that fits; an error where there is no image
@@ -198,7 +225,7 @@ impl Core {
     pub(crate) fn build_snapshots(
         &mut self,
         now: Timestamp,
-        fits: impl Fn(Resources) -> bool,
+        fits: impl Fn(&MachineType) -> bool,
         out: &mut Vec<Command>,
     ) {
         let building = |s: &Snapshot| matches!(s.state, SnapshotState::Building { .. });
@@ -209,16 +236,14 @@ impl Core {
             }
             let Some(settings) = self.policy.machines.get(machine) else { continue };
             let resources = Resources::from(settings);
-            if snapshot.state != SnapshotState::Wanted || !fits(resources) {
+            if snapshot.state != SnapshotState::Wanted || !fits(settings) {
                 continue;
             }
             if snapshot.not_before > now {
-                let due = self.timers.get(&Timer::Schedule).unwrap_or(Timestamp::NEVER);
-                self.timers.set(Timer::Schedule, due.min(snapshot.not_before));
+                self.timers.set_at_latest(Timer::Schedule, snapshot.not_before);
                 continue;
             }
-            snapshot.state =
-                SnapshotState::Building { since: now, resources, giving_way: false };
+            snapshot.state = SnapshotState::Building { since: now, resources, giving_way: false };
             builds += 1;
             out.push(Command::BuildSnapshot { machine: machine.clone() });
         }
@@ -262,6 +287,10 @@ impl Core {
         self.unscheduled = true;
         let Some(snapshot) = self.snapshots.get_mut(machine) else { return };
         let SnapshotState::Building { .. } = snapshot.state else { return };
+        if !self.policy.machines.get(machine).is_some_and(|machine| machine.snapshot) {
+            self.snapshots.remove(machine);
+            return;
+        }
         match result {
             Ok(()) => {
                 snapshot.failures = 0;
@@ -275,15 +304,8 @@ impl Core {
             Err(BuildTrouble::GaveWay) => snapshot.state = SnapshotState::Wanted,
             Err(BuildTrouble::Guest { what, image }) => {
                 self.build_failed(now, machine, &Trouble::new(what.clone()), out);
-                if let ImageRef::Machine { machine: owner, generation } = image {
-                    let text = format!(
-                        "generation {generation} of {owner} is taken out of use: its guest did not \
-                         become ready when a snapshot was built from it: {what}"
-                    );
-                    out.push(machine_note(Level::Error, text));
-                    let why = format!("its guest did not become ready: {what}");
-                    out.push(Command::MarkBroken { machine: owner.clone(), generation, why });
-                }
+                let what = format!("its guest did not become ready for a snapshot: {what}");
+                self.guest_was_silent(machine, &image, &what, 1, out);
             }
             Err(BuildTrouble::Host(trouble)) => self.build_failed(now, machine, &trouble, out),
         }
@@ -299,7 +321,7 @@ impl Core {
         let Some(snapshot) = self.snapshots.get_mut(machine) else { return };
         let pause = retry_pause(snapshot.failures.saturating_add(2));
         snapshot.failures = snapshot.failures.saturating_add(1);
-        snapshot.not_before = (now + pause).max(trouble.not_before.unwrap_or_default());
+        snapshot.not_before = retry_at(now, pause, trouble.not_before);
         snapshot.state = SnapshotState::Wanted;
         let text = format!(
             "the snapshot of {machine} could not be built, its runs start cold; next try in {} s: {}",

@@ -8,7 +8,8 @@ use crate::model::{MachineTypeName, Repository, RunnerName, Timestamp};
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Timer {
     /// The run has been long enough in its state: an idle runner is retired, a guest that does not
-    /// shut down is powered down, then killed.
+    /// shut down is fenced, powered down, then killed, an answer that does not come is asked for
+    /// again.
     Run(RunnerName),
     /// Another try to remove the runner from GitHub.
     Registration(RunnerName),
@@ -17,14 +18,14 @@ pub enum Timer {
     Disk(RunnerName),
     /// The machine type's pause after failures is over.
     Backoff(MachineTypeName),
-    /// The next backup poll of a repository.
+    /// The next backup poll of a repository, or the end of waiting for the answer to one.
     Poll(Repository),
     /// The next look for webhooks that never arrived.
     Deliveries,
     /// The next look whether snapshots still fit.
     Snapshots,
-    /// Somebody's waiting time is over: a job can no longer be overtaken, a surplus runner may be
-    /// retired.
+    /// Somebody's waiting time is over: a job can no longer be overtaken or wait for its base, a
+    /// surplus runner may be retired.
     Schedule,
 }
 
@@ -45,9 +46,24 @@ impl Timers {
 
     /// Removes a deadline, if it is set.
     pub fn clear(&mut self, timer: &Timer) {
-        if let Some(at) = self.by_timer.remove(timer) {
-            self.by_time.remove(&(at, timer.clone()));
+        if let Some((timer, at)) = self.by_timer.remove_entry(timer) {
+            self.by_time.remove(&(at, timer));
         }
+    }
+
+    /// Sets a deadline, unless it is set for an earlier time.
+    pub fn set_at_latest(&mut self, timer: Timer, at: Timestamp) {
+        if self.get(&timer).is_none_or(|present| present > at) {
+            self.set(timer, at);
+        }
+    }
+
+    /// Moves all deadlines.
+    pub fn shift(&mut self, change: impl Fn(Timestamp) -> Timestamp) {
+        for at in self.by_timer.values_mut() {
+            *at = change(*at);
+        }
+        self.by_time = self.by_timer.iter().map(|(timer, at)| (*at, timer.clone())).collect();
     }
 
     /// Takes the earliest deadline that is not after `now`.

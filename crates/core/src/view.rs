@@ -148,7 +148,7 @@ impl View {
                 ram_held: held.ram,
                 cpus: capacity.cpus,
                 cpus_held: held.cpus,
-                disk_free: core.disk.as_ref().map(|disk| disk.free),
+                disk_free: core.free_disk,
                 min_free_disk: capacity.min_free_disk,
             },
             repositories: repositories(core),

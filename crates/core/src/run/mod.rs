@@ -1,12 +1,13 @@
 //! One run: a virtual machine with one runner for one job, from its first step to its last.
 //!
 //! ```text
-//! Preparing ──▶ Starting ──▶ Booting ──▶ Idle ──▶ Busy ──▶ Finishing ──┐
-//!     │             │           │  │      │ ▲       │          ▲       │ the VM
-//!     │             │           │  └──▶ Retiring ───┘          │       │ exited
-//!     │             │           │      (deregister) ───────────┘       │
-//!     ▼             ▼           ▼                                      ▼
-//!     └─────────────┴───────────┴───────────────────────────────▶ Settling ──▶ forgotten
+//! Preparing ──▶ Starting ──▶ Booting ──▶ Idle ◀──▶ Busy ──▶ Finishing ──┐
+//!     │             │           │         │ ▲       ▲ │          ▲      │ the VM
+//!     │             │           └───┐     ▼ │       │ │          │      │ exited
+//!     │             └───────────▶ Retiring ─────────┘◀┘          │      │
+//!     │                          (deregister) ───────────────────┘      │
+//!     ▼                                                                 ▼
+//!     └──────────────────────────────────────────────────────────▶ Settling ──▶ forgotten
 //! ```
 //!
 //! - `Preparing`: the disk is forked and the runner registered, side by side. When both are done the
@@ -14,16 +15,24 @@
 //! - `Booting` ends when the guest says that it is ready. The supervisor ends a guest that does not.
 //! - `Idle` ends when a report names this runner, when GitHub refuses to delete it (`Busy`, with the
 //!   job not known yet), or when it has waited for too long (`Retiring`).
-//! - `Retiring`: GitHub is asked to delete the runner. Only its confirmation leads to `Finishing`
-//!   with a kill; a refusal leads to `Busy`.
+//! - `Busy` ends when a report says that its job is over. Where the news is that the runner does not
+//!   have the job, or GitHub only ever said "busy", the polls decide: `Idle` or `Retiring`.
+//! - `Retiring`: GitHub is asked to delete the runner. Only its confirmation leads to `Finishing`;
+//!   a refusal leads to `Busy`.
 //! - `Finishing`: the virtual machine is to end. After a job the guest gets time to shut down by
-//!   itself, then its power button is pressed, then it is killed.
+//!   itself. One that does not is fenced (GitHub is asked to delete the runner, and must not refuse),
+//!   its power button is pressed, then it is killed.
 //! - `Settling`: the virtual machine is gone. Two things are owed, each until it succeeds: the
 //!   runner's deregistration and the disk's promotion or removal.
 //!
-//! From every state with a virtual machine, its exit leads to `Settling`.
+//! From every state with a virtual machine, its exit leads to `Settling`. Nothing but a confirmed
+//! deletion of the runner, the operator, and the supervisor's own time limits stops a guest.
 
-mod lifecycle;
+mod adopt;
+mod ending;
+mod events;
+mod live;
+mod prepare;
 mod settle;
 mod table;
 
@@ -34,7 +43,7 @@ use serde::{Deserialize, Serialize};
 use crate::command::KillReason;
 use crate::event::{EndReason, VmEnd};
 use crate::model::{
-    Generation, Job, JobId, MachineTypeName, RunnerId, RunnerName, StartImage, Timestamp,
+    Bytes, Generation, Job, JobId, MachineTypeName, RunnerId, RunnerName, StartImage, Timestamp,
 };
 use crate::policy::Resources;
 
@@ -43,18 +52,40 @@ pub use table::{Held, Runs};
 /// Time a guest has for shutting down by itself after its job: a persisted build tree takes a while
 /// to be written back.
 pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(10 * 60);
+/// Time a guest has for shutting down by itself when its runner turns out to be gone: it may have had
+/// a job that no report told of.
+pub const GONE_GRACE: Duration = Duration::from_secs(2 * 60);
 /// Time a guest has after its power button was pressed, before it is killed.
 pub const POWER_DOWN_GRACE: Duration = Duration::from_secs(2 * 60);
+/// The same for a guest that waited for a job and had none.
+pub const RETIRE_GRACE: Duration = Duration::from_secs(30);
+/// Time that the supervisor has on top of the guest's boot time before the core steps in.
+pub const BOOT_MARGIN: Duration = Duration::from_secs(60);
+/// Boot time of a guest whose machine type is not configured any more.
+pub const BOOT_TIMEOUT_UNKNOWN: Duration = Duration::from_secs(15 * 60);
+/// A question to GitHub that has no answer after this time is asked again.
+pub const ANSWER_MAX: Duration = Duration::from_secs(10 * 60);
+/// How long a runner can be busy without anybody knowing with what, before GitHub is asked to delete
+/// it. GitHub refuses while it has a job.
+pub const UNKNOWN_JOB_MAX: Duration = Duration::from_secs(30 * 60);
 /// Pause between two attempts to kill; the first one is enough unless the supervisor is stuck.
 pub const KILL_RETRY: Duration = Duration::from_secs(30);
 /// First pause between two attempts to settle something; doubles up to [`RETRY_MAX`].
 pub const RETRY_MIN: Duration = Duration::from_secs(2);
 /// Longest pause between two attempts to settle something.
 pub const RETRY_MAX: Duration = Duration::from_secs(5 * 60);
+/// The longest pause that the other side can ask for. GitHub's own limits are per hour.
+pub const NOT_BEFORE_MAX: Duration = Duration::from_secs(2 * 60 * 60);
 /// Attempts to promote a disk before it is given up and removed: about an hour.
 pub const PROMOTE_ATTEMPTS: u32 = 15;
-/// How long a disk with a valid token waits for the news that its job succeeded.
+/// How long a disk with a valid token waits at least for the news that its job succeeded.
 pub const CONCLUSION_WAIT: Duration = Duration::from_secs(2 * 60);
+/// How long it waits at most, when GitHub does not answer or calls the job unfinished.
+pub const CONCLUSION_WAIT_MAX: Duration = Duration::from_secs(60 * 60);
+/// Complaints of one guest that are passed on.
+pub const COMPLAINTS_MAX: u32 = 100;
+/// Characters of a guest's complaint that are passed on.
+pub const COMPLAINT_CHARS_MAX: usize = 500;
 
 /// A run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,6 +104,10 @@ pub struct Run {
     pub times: RunTimes,
     /// What its guest or the host complained about last, for people.
     pub trouble: Option<String>,
+    /// How often its guest complained.
+    pub complaints: u32,
+    /// Space that its disk was last seen to take.
+    pub disk_used: Bytes,
     /// Whether the host paused its guest, and why.
     pub paused: Option<String>,
 }
@@ -114,6 +149,8 @@ pub enum RunState {
         vm: Vm,
         /// Why.
         why: RetireReason,
+        /// Whether the guest had been ready: it may have had a job that nobody knows of.
+        ready: bool,
         /// Attempts so far that failed.
         failures: u32,
     },
@@ -161,6 +198,10 @@ pub enum RetireReason {
     IdleTimeout,
     /// GitHub does not list it any more.
     Forgotten,
+    /// Its guest is not ready long after it should have been.
+    Silent,
+    /// Nobody knows what it is busy with.
+    Unclear,
 }
 
 /// How far a virtual machine's end is.
@@ -169,6 +210,11 @@ pub enum RetireReason {
 pub enum FinishStep {
     /// The guest is expected to shut down by itself.
     ShuttingDown,
+    /// It did not; GitHub was asked to delete its runner.
+    Fencing {
+        /// Attempts so far that failed.
+        failures: u32,
+    },
     /// Its power button was pressed.
     PoweringDown,
     /// It is being killed.
@@ -178,6 +224,8 @@ pub enum FinishStep {
 /// What is still owed after a virtual machine's end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settling {
+    /// Since when it is settled.
+    pub since: Timestamp,
     /// How it ended.
     pub end: VmEnd,
     /// The job it had, where known.
@@ -290,6 +338,38 @@ impl Run {
         !matches!(&self.state, RunState::Settling(Settling { disk: DiskDebt::Settled(_), .. }))
     }
 
+    /// Whether its runner's removal from GitHub has failed and is still owed.
+    pub fn is_owing(&self) -> bool {
+        match &self.state {
+            RunState::Settling(settling) => match settling.registration {
+                RegistrationDebt::Asked { failures, .. }
+                | RegistrationDebt::Pausing { failures, .. } => failures > 0,
+                RegistrationDebt::AwaitingRegistration | RegistrationDebt::Settled => false,
+            },
+            RunState::Preparing { .. }
+            | RunState::Starting(_)
+            | RunState::Booting(_)
+            | RunState::Idle { .. }
+            | RunState::Busy { .. }
+            | RunState::Retiring { .. }
+            | RunState::Finishing { .. } => false,
+        }
+    }
+
+    /// Whether it is not clear what its runner does, so that GitHub has to be asked more often.
+    pub fn is_unclear(&self) -> bool {
+        match &self.state {
+            RunState::Busy { job, .. } => job.is_none(),
+            RunState::Settling(settling) => settling.disk == DiskDebt::AwaitingConclusion,
+            RunState::Preparing { .. }
+            | RunState::Starting(_)
+            | RunState::Booting(_)
+            | RunState::Idle { .. }
+            | RunState::Retiring { .. }
+            | RunState::Finishing { .. } => false,
+        }
+    }
+
     /// The job it has or had, where known.
     pub fn job(&self) -> Option<JobId> {
         match &self.state {
@@ -335,6 +415,19 @@ impl Run {
     /// The virtual machine, while there is one.
     pub fn vm(&self) -> Option<&Vm> {
         match &self.state {
+            RunState::Preparing { .. } | RunState::Settling(_) => None,
+            RunState::Starting(vm)
+            | RunState::Booting(vm)
+            | RunState::Idle { vm, .. }
+            | RunState::Busy { vm, .. }
+            | RunState::Retiring { vm, .. }
+            | RunState::Finishing { vm, .. } => Some(vm),
+        }
+    }
+
+    /// The virtual machine, to be changed.
+    pub(crate) fn vm_mut(&mut self) -> Option<&mut Vm> {
+        match &mut self.state {
             RunState::Preparing { .. } | RunState::Settling(_) => None,
             RunState::Starting(vm)
             | RunState::Booting(vm)
@@ -394,4 +487,14 @@ pub struct FinishedRun {
 /// The pause before attempt number `failures + 1`: doubles from [`RETRY_MIN`] to [`RETRY_MAX`].
 pub fn retry_pause(failures: u32) -> Duration {
     RETRY_MIN.saturating_mul(1 << failures.min(16)).min(RETRY_MAX)
+}
+
+/// When to try again: after the pause, or when the other side said. That is bounded too: a broken
+/// answer must not silence Forrest for ever.
+pub(crate) fn retry_at(
+    now: Timestamp,
+    pause: Duration,
+    not_before: Option<Timestamp>,
+) -> Timestamp {
+    (now + pause).max(not_before.unwrap_or_default().min(now + NOT_BEFORE_MAX))
 }

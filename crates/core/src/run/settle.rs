@@ -8,8 +8,8 @@ use crate::model::{Conclusion, Generation, RunnerId, RunnerName, Timestamp};
 use crate::timers::Timer;
 
 use super::{
-    CONCLUSION_WAIT, DiskDebt, FinishedRun, PROMOTE_ATTEMPTS, RegistrationDebt, RunState, Settling,
-    retry_pause,
+    ANSWER_MAX, CONCLUSION_WAIT, CONCLUSION_WAIT_MAX, DiskDebt, FinishedRun, PROMOTE_ATTEMPTS,
+    RegistrationDebt, RunState, Settling, retry_at, retry_pause,
 };
 
 impl Core {
@@ -33,8 +33,9 @@ impl Core {
     }
 
     /// From now on the runner is to be removed from GitHub until it is.
-    pub(crate) fn owe_deregistration(
+    pub(super) fn owe_deregistration(
         &mut self,
+        now: Timestamp,
         runner: &RunnerName,
         id: Option<RunnerId>,
         out: &mut Vec<Command>,
@@ -43,21 +44,38 @@ impl Core {
             settling.registration = RegistrationDebt::Asked { id, failures: 0 };
         });
         out.extend(self.deregistration(runner, id));
+        self.timers.set(Timer::Registration(runner.clone()), now + ANSWER_MAX);
     }
 
-    /// The pause is over: another try.
-    pub(crate) fn ask_for_deregistration(&mut self, runner: &RunnerName, out: &mut Vec<Command>) {
+    /// GitHub has no such runner.
+    pub(super) fn owe_nothing(
+        &mut self,
+        now: Timestamp,
+        runner: &RunnerName,
+        out: &mut Vec<Command>,
+    ) {
+        self.settling(runner, |settling| settling.registration = RegistrationDebt::Settled);
+        self.forget_when_settled(now, runner, out);
+    }
+
+    /// The pause is over, or an answer did not come: another try.
+    pub(crate) fn ask_for_deregistration(
+        &mut self,
+        now: Timestamp,
+        runner: &RunnerName,
+        out: &mut Vec<Command>,
+    ) {
         let id = self.settling(runner, |settling| match settling.registration {
-            RegistrationDebt::Pausing { id, failures } => {
+            RegistrationDebt::Pausing { id, failures }
+            | RegistrationDebt::Asked { id, failures } => {
                 settling.registration = RegistrationDebt::Asked { id, failures };
                 Some(id)
             }
-            RegistrationDebt::AwaitingRegistration
-            | RegistrationDebt::Asked { .. }
-            | RegistrationDebt::Settled => None,
+            RegistrationDebt::AwaitingRegistration | RegistrationDebt::Settled => None,
         });
         if let Some(Some(id)) = id {
             out.extend(self.deregistration(runner, id));
+            self.timers.set(Timer::Registration(runner.clone()), now + ANSWER_MAX);
         }
     }
 
@@ -81,8 +99,9 @@ impl Core {
                 Ok(Deregistration::Busy) => None,
                 Err(trouble) => trouble.not_before,
             };
-            settling.registration = RegistrationDebt::Pausing { id, failures: failures + 1 };
-            Some((now + retry_pause(failures)).max(not_before.unwrap_or_default()))
+            let failed = failures.saturating_add(1);
+            settling.registration = RegistrationDebt::Pausing { id, failures: failed };
+            Some(retry_at(now, retry_pause(failures), not_before))
         });
         if let Some(Some(at)) = retry_at {
             if let Err(trouble) = result {
@@ -112,6 +131,9 @@ impl Core {
                 self.settling(runner, |s| s.disk = DiskDebt::AwaitingConclusion);
                 self.timers.set(Timer::Disk(runner.clone()), now + CONCLUSION_WAIT);
                 self.conclude(now, runner, out);
+                if self.runs.get(runner).is_some_and(super::Run::is_unclear) {
+                    self.poll_soon(now, runner, out);
+                }
                 return;
             }
             Ok(Persist::Absent) => {
@@ -162,6 +184,7 @@ impl Core {
 
     fn promote(&mut self, runner: &RunnerName, out: &mut Vec<Command>) {
         self.timers.clear(&Timer::Disk(runner.clone()));
+        self.unscheduled = true;
         self.settling(runner, |settling| {
             let failures = match settling.disk {
                 DiskDebt::Promoting { failures } => failures,
@@ -197,7 +220,7 @@ impl Core {
                 None
             }
             (DiskDebt::Promoting { failures }, Err(_)) => {
-                let failures = failures + 1;
+                let failures = failures.saturating_add(1);
                 settling.disk = DiskDebt::Promoting { failures };
                 Some(failures)
             }
@@ -245,6 +268,7 @@ impl Core {
     /// Removes the run's disk, whatever was to become of it before.
     pub(crate) fn discard(&mut self, runner: &RunnerName, out: &mut Vec<Command>) {
         self.timers.clear(&Timer::Disk(runner.clone()));
+        self.unscheduled = true;
         self.settling(runner, |settling| {
             let failures = match settling.disk {
                 DiskDebt::Discarding { failures } => failures,
@@ -273,7 +297,7 @@ impl Core {
                 None
             }
             (DiskDebt::Discarding { failures }, Err(_)) => {
-                let failures = failures + 1;
+                let failures = failures.saturating_add(1);
                 settling.disk = DiskDebt::Discarding { failures };
                 Some(failures)
             }
@@ -296,18 +320,36 @@ impl Core {
     ) {
         let Some(disk) = self.settling(runner, |settling| settling.disk.clone()) else { return };
         match disk {
-            DiskDebt::AwaitingConclusion => {
-                // Whoever has the token is trusted; only the news of the success is missing.
-                let text = "GitHub does not say how the job ended; its token is right, \
-                            so the disk is kept";
-                out.push(note(Level::Warn, runner, text.into()));
-                self.promote(runner, out);
-            }
+            DiskDebt::AwaitingConclusion => self.promote_unless_news_may_come(now, runner, out),
             DiskDebt::Promoting { .. } => self.promote(runner, out),
             DiskDebt::Discarding { .. } => self.discard(runner, out),
             DiskDebt::AwaitingPreparation | DiskDebt::ReadingBack | DiskDebt::Settled(_) => {}
         }
         self.forget_when_settled(now, runner, out);
+    }
+
+    /// Whoever has the token is trusted; only the news of the success is missing. It is waited for as
+    /// long as GitHub calls the job unfinished or cannot be asked, within limits.
+    fn promote_unless_news_may_come(
+        &mut self,
+        now: Timestamp,
+        runner: &RunnerName,
+        out: &mut Vec<Command>,
+    ) {
+        let Some(run) = self.runs.get(runner) else { return };
+        let RunState::Settling(Settling { since, job, .. }) = &run.state else { return };
+        let (last_poll, _) = self.polls.state(run.machine.repository());
+        let asked_since = last_poll.is_some_and(|at| at > *since);
+        let known = job.is_some_and(|id| self.jobs.get(id).is_some());
+        let waited_enough = *since + CONCLUSION_WAIT_MAX <= now;
+        if !waited_enough && (known || !asked_since) {
+            self.timers.set(Timer::Disk(runner.clone()), now + CONCLUSION_WAIT);
+            self.poll_soon(now, runner, out);
+            return;
+        }
+        let text = "GitHub does not say how the job ended; its token is right, so the disk is kept";
+        out.push(note(Level::Warn, runner, text.into()));
+        self.promote(runner, out);
     }
 
     fn forget_when_settled(&mut self, now: Timestamp, runner: &RunnerName, out: &mut Vec<Command>) {
@@ -334,6 +376,11 @@ impl Core {
             self.timers.clear(&timer(runner.clone()));
         }
         out.push(Command::Forget { runner: runner.clone(), machine: run.machine.clone() });
+        if let Some(id) = job
+            && self.adopted_jobs.get(&id) == Some(runner)
+        {
+            self.adopted_jobs.remove(&id);
+        }
         let entry = job.and_then(|id| self.jobs.get(id));
         let finished = FinishedRun {
             runner: run.runner,
@@ -347,10 +394,12 @@ impl Core {
             detail: end.detail,
             times: super::RunTimes { gone: Some(now), ..run.times },
         };
+        let repository = finished.machine.repository().clone();
         if self.finished.len() == FINISHED_RUNS_MAX {
             self.finished.pop_front();
         }
         self.finished.push_back(finished);
         self.unscheduled = true;
+        self.stop_polling_unless_needed(&repository);
     }
 }

@@ -18,40 +18,49 @@ pub struct Held {
     pub runs: u32,
     /// Runs that a queued job can still get.
     pub supply: u32,
+    /// Runs that are over, but whose runner GitHub could not be made to remove yet.
+    pub owing: u32,
+    /// Disks that take space.
+    pub disks: u32,
+    /// Space that those disks can still come to take.
+    pub growth: Bytes,
 }
 
 impl Held {
-    fn add(&mut self, share: &Share) {
-        self.ram = self.ram.saturating_add(share.held.ram);
-        self.cpus += share.held.cpus;
-        self.runs += share.held.runs;
-        self.supply += share.held.supply;
-    }
-
-    fn remove(&mut self, share: &Share) {
-        self.ram = self.ram.saturating_sub(share.held.ram);
-        self.cpus -= share.held.cpus;
-        self.runs -= share.held.runs;
-        self.supply -= share.held.supply;
-    }
-}
-
-/// What one run adds to the sums.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Share {
-    machine: MachineTypeName,
-    held: Held,
-}
-
-impl Share {
+    /// What one run adds to the sums.
     fn of(run: &Run) -> Self {
-        let Resources { ram, cpus, .. } = run.resources;
-        let held = if run.holds_memory() {
-            Held { ram, cpus, runs: 1, supply: u32::from(run.is_supply()) }
-        } else {
-            Held::default()
-        };
-        Self { machine: run.machine.clone(), held }
+        let Resources { ram, cpus, disk } = run.resources;
+        let live = run.holds_memory();
+        let on_disk = run.holds_disk();
+        Self {
+            ram: if live { ram } else { Bytes(0) },
+            cpus: if live { cpus } else { 0 },
+            runs: u32::from(live),
+            supply: u32::from(run.is_supply()),
+            owing: u32::from(run.is_owing()),
+            disks: u32::from(on_disk),
+            growth: if on_disk { disk.saturating_sub(run.disk_used) } else { Bytes(0) },
+        }
+    }
+
+    fn add(&mut self, share: &Self) {
+        self.ram = self.ram.saturating_add(share.ram);
+        self.cpus += share.cpus;
+        self.runs += share.runs;
+        self.supply += share.supply;
+        self.owing += share.owing;
+        self.disks += share.disks;
+        self.growth = self.growth.saturating_add(share.growth);
+    }
+
+    fn remove(&mut self, share: &Self) {
+        self.ram = self.ram.saturating_sub(share.ram);
+        self.cpus -= share.cpus;
+        self.runs -= share.runs;
+        self.supply -= share.supply;
+        self.owing -= share.owing;
+        self.disks -= share.disks;
+        self.growth = self.growth.saturating_sub(share.growth);
     }
 }
 
@@ -62,6 +71,8 @@ pub struct Runs {
     by_machine: BTreeMap<MachineTypeName, Held>,
     by_repository: BTreeMap<Repository, Held>,
     total: Held,
+    /// Whether the sums changed since somebody asked.
+    changed: bool,
 }
 
 impl Runs {
@@ -87,7 +98,7 @@ impl Runs {
 
     /// Adds a run.
     pub fn insert(&mut self, run: Run) {
-        self.count(&Share::of(&run));
+        self.count(&run.machine, &Held::of(&run));
         let before = self.by_name.insert(run.runner.clone(), run);
         assert!(before.is_none(), "a runner's name was used twice");
     }
@@ -95,30 +106,58 @@ impl Runs {
     /// Takes a run out.
     pub fn remove(&mut self, runner: &RunnerName) -> Option<Run> {
         let run = self.by_name.remove(runner)?;
-        self.discount(&Share::of(&run));
+        self.discount(&run.machine, &Held::of(&run));
+        if self.by_machine.get(&run.machine).is_some_and(|held| *held == Held::default()) {
+            self.by_machine.remove(&run.machine);
+        }
+        let repository = run.machine.repository();
+        if self.by_repository.get(repository).is_some_and(|held| *held == Held::default()) {
+            self.by_repository.remove(repository);
+        }
         Some(run)
     }
 
-    /// Changes a run and keeps the sums true. `None` when there is no such run.
+    /// Changes a run and keeps the sums true. The change must leave its names alone. `None` when
+    /// there is no such run.
     pub fn change<T>(
         &mut self,
         runner: &RunnerName,
         change: impl FnOnce(&mut Run) -> T,
     ) -> Option<T> {
         let run = self.by_name.get_mut(runner)?;
-        let before = Share::of(run);
+        let before = Held::of(run);
         let result = change(run);
-        let after = Share::of(run);
+        let after = Held::of(run);
         if before != after {
-            self.discount(&before);
-            self.count(&after);
+            let machine = run.machine.clone();
+            self.discount(&machine, &before);
+            self.count(&machine, &after);
         }
         Some(result)
+    }
+
+    /// Takes over what was measured of the runs' disks; those that are not mentioned take none.
+    pub(crate) fn disks_measured(&mut self, used: &BTreeMap<RunnerName, Bytes>) {
+        let names: Vec<_> = self.by_name.keys().cloned().collect();
+        for name in names {
+            let used = used.get(&name).copied().unwrap_or_default();
+            self.change(&name, |run| run.disk_used = used);
+        }
+    }
+
+    /// Whether the sums changed since the last time this was asked.
+    pub(crate) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
     }
 
     /// What the machine type's runs hold.
     pub fn of_machine(&self, machine: &MachineTypeName) -> Held {
         self.by_machine.get(machine).copied().unwrap_or_default()
+    }
+
+    /// The machine types that have runs, with what those hold.
+    pub(crate) fn machines(&self) -> impl Iterator<Item = (&MachineTypeName, &Held)> {
+        self.by_machine.iter()
     }
 
     /// What the repository's runs hold.
@@ -131,19 +170,25 @@ impl Runs {
         self.total
     }
 
-    fn count(&mut self, share: &Share) {
+    fn count(&mut self, machine: &MachineTypeName, share: &Held) {
+        self.changed = true;
         self.total.add(share);
-        self.by_machine.entry(share.machine.clone()).or_default().add(share);
-        self.by_repository.entry(share.machine.repository().clone()).or_default().add(share);
+        entry(&mut self.by_machine, machine).add(share);
+        entry(&mut self.by_repository, machine.repository()).add(share);
     }
 
-    fn discount(&mut self, share: &Share) {
+    fn discount(&mut self, machine: &MachineTypeName, share: &Held) {
+        self.changed = true;
         self.total.remove(share);
-        if let Some(held) = self.by_machine.get_mut(&share.machine) {
-            held.remove(share);
-        }
-        if let Some(held) = self.by_repository.get_mut(share.machine.repository()) {
-            held.remove(share);
-        }
+        entry(&mut self.by_machine, machine).remove(share);
+        entry(&mut self.by_repository, machine.repository()).remove(share);
     }
+}
+
+/// The name is copied only where it is new.
+fn entry<'a, K: Ord + Clone>(map: &'a mut BTreeMap<K, Held>, key: &K) -> &'a mut Held {
+    if !map.contains_key(key) {
+        map.insert(key.clone(), Held::default());
+    }
+    map.get_mut(key).unwrap_or_else(|| unreachable!("it was put there above"))
 }

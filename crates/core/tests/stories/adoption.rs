@@ -1,0 +1,125 @@
+//! A daemon starts and finds what an earlier one left behind.
+
+use forrest_core::event::{AdoptedVm, Deregistration, EndReason, Persist, Source, VmEnd};
+use forrest_core::model::{Conclusion, Job, JobId, JobStatus};
+use forrest_core::{Command, RunEvent};
+
+use crate::world::*;
+
+const NAME: &str = "forrest-build-aaaaaaaaaaaaaaaa";
+
+#[test]
+fn a_live_run_goes_on() {
+    let mut world = World::new(&[("build", 4)]);
+    let runner = world.adopted(NAME, "build", World::live(NAME), Some(1));
+    world.is(&runner, "busy");
+    world.after(HOUR);
+    world.expect_unharmed();
+}
+
+#[test]
+fn a_job_that_ended_while_no_daemon_was_there_is_asked_for_and_its_hanging_guest_goes() {
+    let mut world = World::new(&[("build", 4)]);
+    let runner = world.adopted(NAME, "build", World::live(NAME), Some(1));
+    world.expect(|c| matches!(c, Command::FetchJob { job: JobId(1), .. }));
+    // That answer is lost. The poll asks for it too, although no report told of it.
+    world.after(16 * MINUTE);
+    world.expect(|c| matches!(c, Command::Poll { known, .. } if known.contains(&JobId(1))));
+    let done = Job {
+        runner: Some(runner.clone()),
+        conclusion: Some(Conclusion::Success),
+        ..world.job(1, "build", JobStatus::Completed)
+    };
+    world.report(done, Source::Asked(world.now));
+    world.polled(&[]);
+    world.after(11 * MINUTE);
+    world.expect_deregister(&runner);
+    world.deregistered(&runner, Deregistration::AlreadyGone);
+    world.expect_power_down(&runner);
+}
+
+#[test]
+fn two_runs_that_knew_of_the_same_job_are_told_apart_by_github() {
+    let mut world = World::new(&[("build", 4)]);
+    let first = world.adopted(NAME, "build", World::live(NAME), Some(1));
+    let other = "forrest-build-bbbbbbbbbbbbbbbb";
+    let second = world.adopted(other, "build", World::live(other), Some(1));
+    let running =
+        Job { runner: Some(first.clone()), ..world.job(1, "build", JobStatus::InProgress) };
+    world.report(running, Source::Asked(world.now));
+    assert_eq!(world.core.runs().get(&first).and_then(|run| run.job()), Some(JobId(1)));
+    assert_eq!(world.core.runs().get(&second).and_then(|run| run.job()), None);
+    world.expect_unharmed();
+}
+
+#[test]
+fn a_live_run_without_a_known_job_is_busy_as_soon_as_the_list_says_so() {
+    let mut world = World::new(&[("build", 4)]);
+    let runner = world.adopted(NAME, "build", World::live(NAME), None);
+    world.is(&runner, "idle");
+    world.after(5 * SECOND);
+    let busy = world.listed(&runner, true);
+    world.polled(&[busy]);
+    world.is(&runner, "busy");
+}
+
+#[test]
+fn a_half_prepared_run_is_cleaned_up() {
+    let mut world = World::new(&[("build", 4)]);
+    let runner = world.adopted(NAME, "build", AdoptedVm::NotStarted, None);
+    world.expect(|c| matches!(c, Command::Discard { .. }));
+    world.expect(|c| matches!(c, Command::Deregister { id: None, .. }));
+    world.run_event(&runner, RunEvent::Discarded(Ok(())));
+    world.deregistered(&runner, Deregistration::AlreadyGone);
+    world.expect(|c| matches!(c, Command::Forget { .. }));
+}
+
+#[test]
+fn a_run_that_ended_meanwhile_is_read_back_and_promoted() {
+    let mut world = World::new(&[("build", 4)]);
+    let end = VmEnd { reason: EndReason::GuestShutdown, detail: None, at: world.now };
+    let vm = AdoptedVm::Ended { end, runner_id: None, image: Some(src()) };
+    let runner = world.adopted(NAME, "build", vm, Some(1));
+    world.expect(|c| matches!(c, Command::ReadBack { .. }));
+    world.read_back(&runner, Persist::Valid);
+    world.expect_none(|c| matches!(c, Command::Promote { .. }));
+    world.job_completed(1, "build", Some(&runner), Conclusion::Success);
+    world.expect(|c| matches!(c, Command::Promote { .. }));
+}
+
+#[test]
+fn a_run_that_ended_badly_meanwhile_is_removed() {
+    let mut world = World::new(&[("build", 4)]);
+    let end = VmEnd { reason: EndReason::SupervisorLost, detail: None, at: world.now };
+    let vm = AdoptedVm::Ended { end, runner_id: None, image: Some(src()) };
+    world.adopted(NAME, "build", vm, Some(1));
+    world.expect(|c| matches!(c, Command::Discard { .. }));
+    world.expect_none(|c| matches!(c, Command::ReadBack { .. }));
+}
+
+#[test]
+fn a_settled_disk_leaves_the_deregistration() {
+    let mut world = World::new(&[("build", 4)]);
+    let runner = world.adopted(NAME, "build", AdoptedVm::DiskSettled, None);
+    world.expect_none(|c| matches!(c, Command::Discard { .. } | Command::Promote { .. }));
+    world.expect_deregister(&runner);
+    world.deregistered(&runner, Deregistration::AlreadyGone);
+    world.expect(|c| matches!(c, Command::Forget { .. }));
+}
+
+#[test]
+fn a_repository_that_left_the_configuration_is_polled_until_its_last_run_is_gone() {
+    let mut world = World::new(&[("build", 4)]);
+    let name = "forrest-old-aaaaaaaaaaaaaaaa";
+    let runner = world.adopted(name, "gone/away/old", World::live(name), Some(1));
+    let of_gone =
+        |c: &Command| matches!(c, Command::Poll { repository, .. } if repository.owner() == "gone");
+    world.expect(of_gone);
+    world.exits(&runner, EndReason::GuestPanicked);
+    world.run_event(&runner, RunEvent::Discarded(Ok(())));
+    world.deregistered(&runner, Deregistration::Removed);
+    assert!(world.core.runs().is_empty());
+    world.forget_commands();
+    world.after(3 * HOUR);
+    world.expect_none(of_gone);
+}

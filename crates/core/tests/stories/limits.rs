@@ -1,0 +1,68 @@
+//! Nothing grows without bound, and nothing absurd breaks the sums.
+
+use forrest_core::event::{AdoptedVm, Source};
+use forrest_core::jobs::{ACTIVE_JOBS_MAX, DONE_JOBS_MAX};
+use forrest_core::model::{Bytes, Conclusion, JobStatus};
+use forrest_core::{Event, RunEvent};
+
+use crate::world::*;
+
+#[test]
+fn finished_jobs_are_forgotten_in_the_end() {
+    let mut world = World::new(&[("build", 4)]);
+    for id in 0..DONE_JOBS_MAX as u64 + 10 {
+        let job = forrest_core::model::Job {
+            conclusion: Some(Conclusion::Success),
+            ..world.job(id, "build", JobStatus::Completed)
+        };
+        let mut out = Vec::new();
+        world.core.handle(world.now, Event::JobReported { job, source: Source::Webhook }, &mut out);
+    }
+    assert_eq!(world.core.jobs().iter().count(), DONE_JOBS_MAX);
+}
+
+#[test]
+fn a_flood_of_jobs_is_left_to_later_polls() {
+    let mut world = World::new(&[("build", 4)]);
+    world.event(Event::DrainRequested(true));
+    for id in 0..ACTIVE_JOBS_MAX as u64 + 10 {
+        let job = world.job(id, "build", JobStatus::Queued);
+        let mut out = Vec::new();
+        world.core.handle(world.now, Event::JobReported { job, source: Source::Webhook }, &mut out);
+    }
+    assert_eq!(world.core.jobs().active_count(), ACTIVE_JOBS_MAX);
+}
+
+#[test]
+fn absurd_sizes_do_not_break_the_sums() {
+    let mut world = World::new(&[("build", 4)]);
+    for index in 0..200 {
+        let runner = format!("forrest-build-{index:016}").parse().expect("a sound name");
+        world.event(Event::Adopted(Box::new(forrest_core::event::AdoptedRun {
+            runner,
+            machine: machine_name("build"),
+            ram: Bytes(u64::MAX),
+            cpus: u32::MAX,
+            disk: Bytes(u64::MAX),
+            created_at: world.now,
+            vm: AdoptedVm::NotStarted,
+            job: None,
+        })));
+    }
+}
+
+#[test]
+fn a_guest_that_complains_without_end_is_not_listened_to_without_end() {
+    let mut world = World::new(&[("build", 4)]);
+    let runner = world.idle(1, "build");
+    let mut notes = 0;
+    for _ in 0..1000 {
+        let mut out = Vec::new();
+        let event = RunEvent::GuestError("x".repeat(100_000));
+        world.core.handle(world.now, Event::Run { runner: runner.clone(), event }, &mut out);
+        notes += out.len();
+    }
+    assert_eq!(notes, 100);
+    let run = world.core.runs().get(&runner).expect("the run is there");
+    assert!(run.trouble.as_ref().is_some_and(|text| text.len() == 500));
+}

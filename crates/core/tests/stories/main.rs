@@ -1,0 +1,13 @@
+//! Stories: what happens to Forrest, and what it has to do about it.
+
+mod adoption;
+mod clock;
+mod fencing;
+mod health;
+mod limits;
+mod polling;
+mod reports;
+mod scheduling;
+mod settling;
+mod snapshots;
+mod world;

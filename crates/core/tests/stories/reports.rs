@@ -1,0 +1,197 @@
+//! Reports come late, doubled, out of order, or not at all.
+
+use forrest_core::event::Source;
+use forrest_core::jobs::Phase;
+use forrest_core::model::{Conclusion, Job, JobId, JobStatus, Timestamp};
+use forrest_core::{Command, Event};
+
+use crate::world::*;
+
+fn phase(world: &World, id: u64) -> Option<Phase> {
+    world.core.jobs().get(JobId(id)).map(|entry| entry.phase)
+}
+
+#[test]
+fn a_job_that_is_over_stays_over() {
+    let mut world = World::new(&[("build", 4)]);
+    world.job_completed(1, "build", None, Conclusion::Cancelled);
+    world.job_queued(1, "build");
+    world.expect_no_run();
+    assert_eq!(phase(&world, 1), Some(Phase::Done));
+}
+
+#[test]
+fn a_doubled_webhook_begins_one_run() {
+    let mut world = World::new(&[("build", 4)]);
+    world.job_queued(1, "build");
+    world.job_queued(1, "build");
+    world.begun();
+    world.expect_no_run();
+}
+
+#[test]
+fn a_job_that_was_not_taken_in_time_frees_its_runner() {
+    let mut world = World::new(&[("build", 4)]);
+    let runner = world.busy(1, "build");
+    world.after(2 * MINUTE);
+    let queued = world.job(1, "build", JobStatus::Queued);
+    world.report(queued, Source::Asked(world.now));
+    assert_eq!(phase(&world, 1), Some(Phase::Queued));
+    // Not known what it does: the next list tells.
+    world.expect(|c| matches!(c, Command::Poll { .. }));
+    world.after(SECOND);
+    let idle = world.listed(&runner, false);
+    world.polled(&[idle]);
+    world.is(&runner, "idle");
+    world.after(5 * MINUTE + SECOND);
+    world.expect_deregister(&runner);
+}
+
+#[test]
+fn a_job_that_moved_to_another_runner_frees_the_first_one() {
+    let mut world = World::new(&[("build", 4)]);
+    let first = world.busy(1, "build");
+    let second = world.idle(2, "build");
+    world.after(MINUTE);
+    let moved =
+        Job { runner: Some(second.clone()), ..world.job(1, "build", JobStatus::InProgress) };
+    world.report(moved, Source::Asked(world.now));
+    assert_eq!(world.core.runs().get(&second).and_then(|run| run.job()), Some(JobId(1)));
+    assert_eq!(world.core.runs().get(&first).and_then(|run| run.job()), None);
+}
+
+#[test]
+fn a_job_that_somebody_elses_runner_took_frees_ours() {
+    let mut world = World::new(&[("build", 4)]);
+    let runner = world.busy(1, "build");
+    world.after(MINUTE);
+    let taken = world.job(1, "build", JobStatus::InProgress);
+    world.report(taken, Source::Asked(world.now));
+    assert_eq!(world.core.runs().get(&runner).and_then(|run| run.job()), None);
+}
+
+#[test]
+fn a_runner_whose_first_job_was_cancelled_keeps_its_second() {
+    let mut world = World::new(&[("build", 4)]);
+    let runner = world.busy(1, "build");
+    world.job_in_progress(2, "build", &runner);
+    world.job_completed(1, "build", Some(&runner), Conclusion::Cancelled);
+    world.is(&runner, "busy");
+    world.after(3 * HOUR);
+    world.expect_unharmed();
+}
+
+#[test]
+fn a_runner_that_got_another_job_after_a_cancelled_one_is_busy_again() {
+    let mut world = World::new(&[("build", 4)]);
+    let runner = world.finishing(1, "build", Conclusion::Cancelled);
+    world.after(MINUTE);
+    world.job_in_progress(2, "build", &runner);
+    world.is(&runner, "busy");
+    world.after(3 * HOUR);
+    world.expect_unharmed();
+}
+
+#[test]
+fn webhooks_that_contradict_each_other_are_settled_by_asking() {
+    let mut world = World::new(&[("build", 4)]);
+    world.job_queued(1, "build");
+    let waiting = world.job(1, "build", JobStatus::Waiting);
+    world.report(waiting.clone(), Source::Webhook);
+    world.expect(|c| matches!(c, Command::FetchJob { job: JobId(1), .. }));
+    assert_eq!(phase(&world, 1), Some(Phase::Queued));
+    world.after(SECOND);
+    world.report(waiting, Source::Asked(world.now));
+    assert_eq!(phase(&world, 1), Some(Phase::Held));
+}
+
+#[test]
+fn an_answer_from_before_a_webhook_is_asked_for_again() {
+    let mut world = World::new(&[("build", 4)]);
+    let asked_at = world.now;
+    world.after(SECOND);
+    let runner = world.busy(1, "build");
+    let queued = world.job(1, "build", JobStatus::Queued);
+    world.report(queued, Source::Asked(asked_at));
+    world.expect(|c| matches!(c, Command::FetchJob { job: JobId(1), .. }));
+    world.is(&runner, "busy");
+}
+
+#[test]
+fn an_answer_to_an_earlier_question_does_not_undo_a_later_one() {
+    let mut world = World::new(&[("build", 4)]);
+    let runner = world.idle(1, "build");
+    world.after(MINUTE);
+    let queued = world.job(1, "build", JobStatus::Queued);
+    world.report(queued, Source::Asked(world.now));
+    let running =
+        Job { runner: Some(runner.clone()), ..world.job(1, "build", JobStatus::InProgress) };
+    world.report(running, Source::Asked(Timestamp(world.now.0 - 10)));
+    world.is(&runner, "idle");
+}
+
+#[test]
+fn a_late_webhook_of_an_earlier_runner_does_not_take_the_job_from_its_present_one() {
+    let mut world = World::new(&[("build", 4)]);
+    let first = world.idle(1, "build");
+    let second = world.idle(2, "build");
+    world.job_in_progress(1, "build", &second);
+    world.job_in_progress(1, "build", &first);
+    world.is(&second, "busy");
+    world.is(&first, "idle");
+    world.expect(|c| matches!(c, Command::FetchJob { job: JobId(1), .. }));
+}
+
+#[test]
+fn a_job_whose_webhooks_are_all_lost_is_found_by_the_poll() {
+    let mut world = World::new(&[("build", 4)]);
+    let job = world.job(1, "build", JobStatus::Queued);
+    world.after(16 * MINUTE);
+    world.expect(|c| matches!(c, Command::Poll { .. }));
+    world.report(job, Source::Asked(world.now));
+    world.begun();
+}
+
+#[test]
+fn a_report_of_a_job_that_no_machine_type_serves_is_left_alone() {
+    let mut world = World::new(&[("build", 4)]);
+    world.job_queued(1, "other");
+    world.expect_no_run();
+    assert_eq!(phase(&world, 1), None);
+}
+
+#[test]
+fn jobs_that_no_machine_type_serves_any_more_are_forgotten() {
+    let mut world = World::new(&[("build", 4), ("test", 4)]);
+    world.job_queued(1, "build");
+    let runner = world.busy(2, "build");
+    world.configure(|policy| drop(policy.machines.remove(&machine_name("build"))));
+    assert_eq!(phase(&world, 1), None);
+    assert_eq!(phase(&world, 2), Some(Phase::Running));
+    world.is(&runner, "busy");
+}
+
+#[test]
+fn the_news_of_a_short_job_can_come_after_its_run_is_gone() {
+    let mut world = World::new(&[("build", 4)]);
+    let runner = world.idle(1, "build");
+    world.exits(&runner, forrest_core::event::EndReason::GuestShutdown);
+    world.read_back(&runner, forrest_core::event::Persist::Absent);
+    world.run_event(&runner, forrest_core::RunEvent::Discarded(Ok(())));
+    world.deregistered(&runner, forrest_core::event::Deregistration::AlreadyGone);
+    assert!(world.core.runs().is_empty());
+    world.job_completed(1, "build", Some(&runner), Conclusion::Success);
+    let view = world.core.view(world.now);
+    assert_eq!(view.finished[0].job.as_ref().map(|job| job.id), Some(JobId(1)));
+    assert_eq!(view.machines[0].trouble, None);
+}
+
+#[test]
+fn a_drained_host_begins_no_run_until_it_may_again() {
+    let mut world = World::new(&[("build", 4)]);
+    world.event(Event::DrainRequested(true));
+    world.job_queued(1, "build");
+    world.expect_no_run();
+    world.event(Event::DrainRequested(false));
+    world.begun();
+}

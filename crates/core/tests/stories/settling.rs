@@ -1,0 +1,184 @@
+//! What is owed after a virtual machine's end.
+
+use forrest_core::event::{Deregistration, EndReason, Persist};
+use forrest_core::model::{Conclusion, Generation, RunnerName};
+use forrest_core::{Command, RunEvent};
+
+use crate::world::*;
+
+fn promote(c: &Command) -> bool {
+    matches!(c, Command::Promote { .. })
+}
+
+fn discard(c: &Command) -> bool {
+    matches!(c, Command::Discard { .. })
+}
+
+/// A job ended, its guest shut down, and the token is right.
+fn with_token(world: &mut World, how: Option<Conclusion>) -> RunnerName {
+    let runner = world.busy(1, "build");
+    if let Some(how) = how {
+        world.job_completed(1, "build", Some(&runner), how);
+    }
+    world.exits(&runner, EndReason::GuestShutdown);
+    world.expect(|c| matches!(c, Command::ReadBack { .. }));
+    world.read_back(&runner, Persist::Valid);
+    runner
+}
+
+#[test]
+fn a_successful_job_with_the_token_leaves_an_image() {
+    let mut world = World::new(&[("build", 4)]);
+    let runner = with_token(&mut world, Some(Conclusion::Success));
+    world.expect(promote);
+    world.run_event(&runner, RunEvent::Promoted(Ok(Generation(1))));
+    world.deregistered(&runner, Deregistration::AlreadyGone);
+    world.expect(|c| matches!(c, Command::Forget { .. }));
+    world.expect_none(discard);
+    assert_eq!(world.core.view(world.now).finished[0].result, Some(Generation(1)));
+}
+
+#[test]
+fn no_token_a_wrong_one_or_a_damaged_disk_leave_nothing() {
+    for persist in [Persist::Absent, Persist::WrongToken, Persist::Damaged] {
+        let mut world = World::new(&[("build", 4)]);
+        let runner = world.finishing(1, "build", Conclusion::Success);
+        world.exits(&runner, EndReason::GuestShutdown);
+        world.read_back(&runner, persist);
+        world.expect(discard);
+        world.expect_none(promote);
+    }
+}
+
+#[test]
+fn a_guest_that_did_not_shut_down_by_itself_is_not_even_read() {
+    let reasons = [
+        EndReason::GuestReset,
+        EndReason::GuestPanicked,
+        EndReason::Killed,
+        EndReason::IoError,
+        EndReason::JobTimeout,
+        EndReason::QemuFailed,
+        EndReason::SupervisorLost,
+    ];
+    for reason in reasons {
+        let mut world = World::new(&[("build", 4)]);
+        let runner = world.finishing(1, "build", Conclusion::Success);
+        world.exits(&runner, reason);
+        world.expect(discard);
+        world.expect_none(|c| matches!(c, Command::ReadBack { .. }));
+        // A late answer changes nothing.
+        world.read_back(&runner, Persist::Valid);
+        world.expect_none(promote);
+    }
+}
+
+#[test]
+fn a_job_that_did_not_succeed_leaves_no_image_although_its_token_is_right() {
+    let mut world = World::new(&[("build", 4)]);
+    with_token(&mut world, Some(Conclusion::Failure));
+    world.expect(discard);
+    world.expect_none(promote);
+}
+
+#[test]
+fn the_news_of_the_jobs_end_is_waited_for() {
+    let mut world = World::new(&[("build", 4)]);
+    let runner = with_token(&mut world, None);
+    world.after(30 * MINUTE);
+    world.expect_none(promote);
+    world.job_completed(1, "build", Some(&runner), Conclusion::Failure);
+    world.expect(discard);
+}
+
+#[test]
+fn news_that_never_come_are_not_waited_for_for_ever() {
+    let mut world = World::new(&[("build", 4)]);
+    with_token(&mut world, None);
+    world.after(2 * HOUR);
+    world.expect(promote);
+}
+
+#[test]
+fn a_job_that_no_report_tells_of_is_believed_after_a_poll_in_vain() {
+    let mut world = World::new(&[("build", 4)]);
+    let runner = world.idle(1, "build");
+    world.exits(&runner, EndReason::GuestShutdown);
+    world.read_back(&runner, Persist::Valid);
+    world.after(10 * MINUTE);
+    world.expect_none(promote);
+    world.polled(&[]);
+    world.after(5 * MINUTE);
+    world.expect(promote);
+}
+
+#[test]
+fn a_promotion_that_fails_is_tried_again_and_given_up_in_the_end() {
+    let mut world = World::new(&[("build", 4)]);
+    let runner = with_token(&mut world, Some(Conclusion::Success));
+    let mut attempts = 0;
+    for _ in 0..1000 {
+        attempts += world.count(promote);
+        if world.count(discard) > 0 {
+            break;
+        }
+        world.run_event(&runner, RunEvent::Promoted(Err(trouble())));
+        world.after(5 * MINUTE);
+    }
+    assert_eq!(attempts, 15);
+}
+
+#[test]
+fn a_removal_is_tried_until_it_succeeds() {
+    let mut world = World::new(&[("build", 4)]);
+    let runner = world.finishing(1, "build", Conclusion::Success);
+    world.exits(&runner, EndReason::Killed);
+    world.deregistered(&runner, Deregistration::Removed);
+    for _ in 0..50 {
+        world.expect(discard);
+        world.run_event(&runner, RunEvent::Discarded(Err(trouble())));
+        world.after(5 * MINUTE + SECOND);
+    }
+    world.run_event(&runner, RunEvent::Discarded(Ok(())));
+    world.expect(|c| matches!(c, Command::Forget { .. }));
+}
+
+#[test]
+fn a_runner_that_github_still_calls_busy_is_removed_later() {
+    let mut world = World::new(&[("build", 4)]);
+    let runner = world.busy(1, "build");
+    world.exits(&runner, EndReason::SupervisorLost);
+    for _ in 0..10 {
+        world.expect_deregister(&runner);
+        world.deregistered(&runner, Deregistration::Busy);
+        world.after(5 * MINUTE + SECOND);
+    }
+    world.deregistered(&runner, Deregistration::Removed);
+    world.run_event(&runner, RunEvent::Discarded(Ok(())));
+    world.expect(|c| matches!(c, Command::Forget { .. }));
+}
+
+#[test]
+fn a_deregistration_that_is_never_answered_is_asked_for_again() {
+    let mut world = World::new(&[("build", 4)]);
+    let runner = world.busy(1, "build");
+    world.exits(&runner, EndReason::SupervisorLost);
+    world.expect_deregister(&runner);
+    world.after(11 * MINUTE);
+    world.expect_deregister(&runner);
+}
+
+#[test]
+fn an_end_that_is_told_twice_is_settled_once() {
+    let mut world = World::new(&[("build", 4)]);
+    let runner = with_token(&mut world, Some(Conclusion::Success));
+    world.exits(&runner, EndReason::Killed);
+    world.read_back(&runner, Persist::Valid);
+    assert_eq!(world.count(promote), 1);
+    world.expect_none(discard);
+    world.run_event(&runner, RunEvent::Promoted(Ok(Generation(3))));
+    world.run_event(&runner, RunEvent::Promoted(Ok(Generation(4))));
+    world.run_event(&runner, RunEvent::Discarded(Ok(())));
+    world.deregistered(&runner, Deregistration::AlreadyGone);
+    assert_eq!(world.core.view(world.now).finished[0].result, Some(Generation(3)));
+}
