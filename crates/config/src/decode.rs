@@ -1,0 +1,587 @@
+//! Reads typed values out of a tree by the field tables, and collects everything that is wrong.
+//!
+//! A value that cannot be used is reported and read as `None`; reading goes on, so that one look at
+//! the file finds all its errors. What the fields mean together is checked elsewhere.
+
+use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
+use std::time::Duration;
+
+use forrest_core::model::{Bytes, ParseBytesError};
+
+use crate::diagnostic::{Code, Location};
+use crate::duration::{self, DurationError};
+use crate::fields::{Field, Kind, Object, Presence};
+use crate::problem::Problem;
+use crate::source::{Source, Span};
+use crate::tree::{Content, Node, NodeId, Style, Tree};
+use crate::{suggest, unknown};
+
+/// The most values that are read from one file, counted as often as aliases repeat them. A machine
+/// type has about 20, so this is for some 5,000 of them.
+pub(crate) const VALUES_MAX: usize = 100_000;
+
+/// How much of a wrong value a message repeats, in characters.
+const QUOTED_MAX: usize = 60;
+
+/// A machine type that values are read for, to say who uses a bad value of a shared snippet.
+struct Owner {
+    name: String,
+    key: Span,
+    /// The part of the file that is its own.
+    extent: Span,
+}
+
+/// A value at the place where it is used.
+#[derive(Clone)]
+pub(crate) struct Slot {
+    pub node: NodeId,
+    /// Its full name.
+    pub path: String,
+    /// Its key; the list item itself in a list.
+    pub key: Span,
+    /// The value, or the key where the value is empty.
+    pub at: Span,
+    kind: &'static Kind,
+    owner: Option<Rc<Owner>>,
+}
+
+/// Reads one file.
+pub(crate) struct Decoder<'t> {
+    tree: &'t Tree,
+    source: &'t Source,
+    /// Places that were asked for: snippets are used many times.
+    places: HashMap<Span, Location>,
+    secrets: HashSet<Span>,
+    problems: Vec<Problem>,
+    values: usize,
+}
+
+/// An object whose fields have been checked for being known and complete.
+pub(crate) struct Reader {
+    fields: Vec<(&'static Field, Slot)>,
+    excused: Vec<&'static str>,
+    complete: bool,
+}
+
+impl<'t> Decoder<'t> {
+    pub(crate) fn new(tree: &'t Tree, source: &'t Source, problems: Vec<Problem>) -> Self {
+        let secrets = tree.secret_spans().into_iter().collect();
+        Self { tree, source, places: HashMap::new(), secrets, problems, values: 0 }
+    }
+
+    pub(crate) fn into_problems(self) -> Vec<Problem> {
+        self.problems
+    }
+
+    /// The whole document as a value.
+    pub(crate) fn root(&self, kind: &'static Kind) -> Slot {
+        let node = self.tree.root();
+        let start = Span { start: 0, end: 0 };
+        let at = self.tree.node(node).span;
+        Slot { node, path: String::new(), key: start, at, kind, owner: None }
+    }
+
+    /// Where a value is.
+    pub(crate) fn locate(&mut self, slot: &Slot) -> Location {
+        let source = self.source;
+        self.places.entry(slot.at).or_insert_with(|| source.locate(slot.at)).clone()
+    }
+
+    fn node(&self, slot: &Slot) -> &'t Node {
+        self.tree.node(slot.node)
+    }
+
+    /// Adds a finding about a value, with its name and who uses it.
+    pub(crate) fn report(&mut self, slot: &Slot, problem: Problem) {
+        let mut problem = problem.field(slot.path.clone());
+        if let (Some(owner), Some(span)) = (&slot.owner, problem.span())
+            && !owner.extent.contains(span)
+        {
+            problem = problem.used_by(owner.key, owner.name.clone());
+        }
+        self.problems.push(problem);
+    }
+
+    /// Reports that a value is no possible one.
+    pub(crate) fn bad(&mut self, slot: &Slot, message: String, help: impl Into<String>) {
+        self.report(slot, Problem::error(Code::BadValue, slot.at, message).help(help));
+    }
+
+    /// Says that values of this slot belong to a machine type.
+    pub(crate) fn own(&self, slot: &mut Slot, written: Span) {
+        let extent = Span { start: slot.key.start, end: slot.key.end.max(written.end) };
+        slot.owner = Some(Rc::new(Owner { name: slot.path.clone(), key: slot.key, extent }));
+    }
+
+    fn count(&mut self, slot: &Slot) -> bool {
+        self.values = self.values.saturating_add(1);
+        if self.values == VALUES_MAX {
+            let message =
+                format!("the aliases of this file multiply to more than {VALUES_MAX} values");
+            let help = "remove aliases that stand for large parts of the file";
+            self.problems.push(Problem::error(Code::Limit, slot.key, message).help(help));
+        }
+        self.values < VALUES_MAX
+    }
+
+    /// A value as a message may repeat it. One of several lines is not repeated: it may have run
+    /// into the next field's, where that is a secret.
+    pub(crate) fn quote(&self, slot: &Slot) -> String {
+        let span = self.node(slot).span;
+        let shown = !self.secrets.contains(&span) && self.source.is_on_one_line(span);
+        match &self.node(slot).content {
+            Content::Scalar { text, .. } if shown => {
+                let mut shown: String = text.chars().take(QUOTED_MAX).collect();
+                if shown.len() < text.len() {
+                    shown.push_str("...");
+                }
+                format!("{shown:?}")
+            }
+            Content::Scalar { .. } | Content::List(_) | Content::Map { .. } | Content::Broken => {
+                "this value".to_owned()
+            }
+        }
+    }
+
+    fn wrong_type(&mut self, slot: &Slot, expected: &str, help: &str) {
+        let found = match &self.node(slot).content {
+            Content::Broken => return,
+            Content::List(_) => "a list",
+            Content::Map { .. } => "a mapping",
+            Content::Scalar { text, style } => scalar_type(text, *style),
+        };
+        let at = match self.node(slot).content {
+            // The caret under the first of many lines says less than one under the name.
+            Content::List(_) | Content::Map { .. } if !slot.path.ends_with(']') => slot.key,
+            _ => slot.at,
+        };
+        let message = format!("expected {expected}, found {found}");
+        self.report(slot, Problem::error(Code::WrongType, at, message).help(help));
+    }
+
+    /// Checks a mapping with fixed fields.
+    pub(crate) fn object(&mut self, slot: &Slot, object: &'static Object) -> Option<Reader> {
+        let Content::Map { entries, complete } = &self.node(slot).content else {
+            let names: Vec<&str> = object.fields.iter().map(|f| f.name).collect();
+            let help = format!("its fields are {}", names.join(", "));
+            self.wrong_type(slot, &format!("the fields of {}", object.what), &help);
+            return None;
+        };
+        let mut fields = Vec::new();
+        // Those that are there in a way that has been reported.
+        let mut excused: Vec<&str> = Vec::new();
+        for entry in entries {
+            let Some(field) = object.field(&entry.key) else {
+                excused.extend(unknown::field(self, slot, object, entry));
+                continue;
+            };
+            let mut inner = self.child(slot, entry.key_span, entry.value.node, &field.kind);
+            inner.path = join(&slot.path, field.name);
+            if !self.count(&inner) {
+                return None;
+            }
+            if self.is_null(&inner) {
+                excused.push(field.name);
+                self.null(&inner, field);
+            } else {
+                fields.push((field, inner));
+            }
+        }
+        let reader = Reader { fields, excused, complete: *complete };
+        let missing: Vec<&'static Field> = object
+            .fields
+            .iter()
+            .filter(|f| f.presence == Presence::Required && reader.lacks(f.name))
+            .collect();
+        if !missing.is_empty() {
+            let names: Vec<String> = missing.iter().map(|f| format!("{:?}", f.name)).collect();
+            let examples: Vec<String> = missing.iter().map(|f| example(f)).collect();
+            let message = format!("{} lacks {}", object.what, listed(&names));
+            let help = format!("add {}", listed(&examples));
+            // On the object itself, even where all its content came by merge.
+            let problem = Problem::error(Code::MissingField, slot.key, message).help(help);
+            self.problems.push(problem.field(slot.path.clone()));
+        }
+        Some(reader)
+    }
+
+    fn null(&mut self, slot: &Slot, field: &'static Field) {
+        let name = field.name;
+        let written =
+            matches!(&self.node(slot).content, Content::Scalar { text, .. } if !text.is_empty());
+        if field.presence == Presence::Required || matches!(field.kind, Kind::Secret) && !written {
+            let message = format!("{name:?} has no value");
+            let help = match field.presence {
+                Presence::Required => "write a value behind the colon",
+                _ => "write a value behind the colon, or null for none",
+            };
+            self.report(slot, Problem::error(Code::MissingField, slot.key, message).help(help));
+        } else if !written {
+            let message = format!("{name:?} has no value and counts as absent");
+            let help = "remove it, or write null to say so";
+            self.report(slot, Problem::warning(Code::Ignored, slot.key, message).help(help));
+        }
+    }
+
+    fn child(&self, parent: &Slot, key: Span, node: NodeId, kind: &'static Kind) -> Slot {
+        let span = self.tree.node(node).span;
+        let at = if span.is_empty() { key } else { span };
+        Slot { node, path: parent.path.clone(), key, at, kind, owner: parent.owner.clone() }
+    }
+
+    fn is_null(&self, slot: &Slot) -> bool {
+        match &self.node(slot).content {
+            Content::Scalar { text, style } => is_null(text, *style),
+            _ => false,
+        }
+    }
+
+    /// The entries of a mapping whose keys the user chooses: key, value, where the value is written.
+    pub(crate) fn map(&mut self, slot: &Slot) -> Option<Vec<(Rc<str>, Slot, Span)>> {
+        let Kind::Map(key, kind) = slot.kind else { return None };
+        let Content::Map { entries, .. } = &self.node(slot).content else {
+            let help = format!("write one line per {key}: its name and a colon");
+            self.wrong_type(slot, &format!("a mapping from {key} to its settings"), &help);
+            return None;
+        };
+        let mut found = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let mut inner = self.child(slot, entry.key_span, entry.value.node, kind);
+            inner.path = join(&slot.path, &entry.key);
+            if !self.count(&inner) {
+                return None;
+            }
+            found.push((Rc::clone(&entry.key), inner, entry.value.written));
+        }
+        Some(found)
+    }
+
+    /// The items of a list.
+    pub(crate) fn list(&mut self, slot: &Slot) -> Option<Vec<Slot>> {
+        let Kind::List(kind, most) = slot.kind else { return None };
+        let Content::List(items) = &self.node(slot).content else {
+            self.wrong_type(
+                slot,
+                "a list",
+                "write [first, second], or each item on a line that begins with \"- \"",
+            );
+            return None;
+        };
+        if items.len() > *most {
+            let message =
+                format!("{} items are more than the {most} that are allowed", items.len());
+            self.report(slot, Problem::error(Code::Limit, slot.key, message));
+            return None;
+        }
+        let mut found = Vec::with_capacity(items.len());
+        for (index, item) in items.iter().enumerate() {
+            let mut inner = self.child(slot, item.written, item.node, kind);
+            inner.path = format!("{}[{index}]", slot.path);
+            if !self.count(&inner) {
+                return None;
+            }
+            found.push(inner);
+        }
+        Some(found)
+    }
+
+    /// Texts by name, for [`Kind::Parameters`]: name, where it is, text; without one that is wrong.
+    pub(crate) fn parameters(
+        &mut self,
+        slot: &Slot,
+    ) -> Option<Vec<(Rc<str>, Slot, Option<String>)>> {
+        let Content::Map { entries, .. } = &self.node(slot).content else {
+            self.wrong_type(slot, "a mapping from name to text", "write NAME: text lines");
+            return None;
+        };
+        let mut found = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let mut inner = self.child(slot, entry.key_span, entry.value.node, slot.kind);
+            inner.path = join(&slot.path, &entry.key);
+            if !self.count(&inner) {
+                return None;
+            }
+            let text = match &self.node(&inner).content {
+                Content::Scalar { text, style } if !is_null(text, *style) => Some(text.clone()),
+                _ => {
+                    let help = "write a text; quote an empty one: \"\"";
+                    self.wrong_type(&inner, "a text", help);
+                    None
+                }
+            };
+            found.push((Rc::clone(&entry.key), inner, text));
+        }
+        Some(found)
+    }
+
+    /// A text. A number or truth value is taken as it is written.
+    pub(crate) fn text(&mut self, slot: &Slot) -> Option<String> {
+        let (expected, help) = match slot.kind {
+            Kind::Text { what } => (*what, ""),
+            Kind::Secret => ("a text", ""),
+            Kind::Path => ("a path", "write the path of a file or directory"),
+            _ => ("a text", "write a text"),
+        };
+        match &self.node(slot).content {
+            Content::Scalar { text, style } if !is_null(text, *style) => {
+                if text.is_empty() {
+                    let message = "the text is empty".to_owned();
+                    self.bad(slot, message, format!("write {expected}"));
+                    return None;
+                }
+                if text.contains(['\0', '\n', '\r']) && !matches!(slot.kind, Kind::Secret) {
+                    let message = "a line break or zero byte does not belong here".to_owned();
+                    self.bad(slot, message, format!("write {expected} on one line"));
+                    return None;
+                }
+                Some(text.clone())
+            }
+            _ => {
+                let mut help =
+                    if help.is_empty() { format!("write {expected}") } else { help.to_owned() };
+                if matches!(self.node(slot).content, Content::List(_)) {
+                    help.push_str("; quote a text that begins with [");
+                }
+                self.wrong_type(slot, expected, &help);
+                None
+            }
+        }
+    }
+
+    /// `true` or `false`.
+    pub(crate) fn bool(&mut self, slot: &Slot) -> Option<bool> {
+        if let Content::Scalar { text, style: Style::Plain } = &self.node(slot).content {
+            match text.as_str() {
+                "true" | "True" | "TRUE" => return Some(true),
+                "false" | "False" | "FALSE" => return Some(false),
+                _ => {}
+            }
+        }
+        self.wrong_type(slot, "true or false", "write true or false, without quotes");
+        None
+    }
+
+    /// An integer in the field's range.
+    pub(crate) fn integer(&mut self, slot: &Slot) -> Option<u32> {
+        let Kind::Integer { min, max } = slot.kind else { return None };
+        let help = format!("write a whole number from {min} to {max}, without quotes");
+        let Content::Scalar { text, style: Style::Plain } = &self.node(slot).content else {
+            self.wrong_type(slot, "a number", &help);
+            return None;
+        };
+        let digits = text.strip_prefix('+').unwrap_or(text);
+        let number = digits.bytes().all(|b| b.is_ascii_digit()) && !digits.is_empty();
+        if !number && text.parse::<f64>().is_err() {
+            self.wrong_type(slot, "a number", &help);
+            return None;
+        }
+        match digits.parse::<u32>() {
+            Ok(n) if number && (*min..=*max).contains(&n) => Some(n),
+            _ => {
+                let message = format!("{} is not possible here", self.quote(slot).replace('"', ""));
+                self.bad(slot, message, help);
+                None
+            }
+        }
+    }
+
+    /// One of the field's words.
+    pub(crate) fn word(&mut self, slot: &Slot) -> Option<&'static str> {
+        let Kind::OneOf(words) = slot.kind else { return None };
+        let list = words.join(", ");
+        let Content::Scalar { text, .. } = &self.node(slot).content else {
+            self.wrong_type(slot, &format!("one of {list}"), &format!("write one of {list}"));
+            return None;
+        };
+        let found = words.iter().find(|word| **word == text.as_str());
+        if found.is_none() {
+            let message = format!("{} is none of {list}", self.quote(slot));
+            let near =
+                suggest::nearest(text, words.iter().copied()).or_else(|| switch(text, words));
+            let help = match near {
+                Some(near) => format!("did you mean \"{near}\"?"),
+                None => format!("write one of {list}"),
+            };
+            self.bad(slot, message, help);
+        }
+        found.copied()
+    }
+
+    /// A size in the field's range.
+    pub(crate) fn size(&mut self, slot: &Slot) -> Option<Bytes> {
+        let Kind::Size { min, max, step } = *slot.kind else { return None };
+        let example = "write an integer with B, K, M, G or T behind it, such as 16G";
+        let Content::Scalar { text, .. } = &self.node(slot).content else {
+            self.wrong_type(slot, "a size", example);
+            return None;
+        };
+        let quoted = self.quote(slot);
+        let bytes: Bytes = match text.parse() {
+            Ok(bytes) => bytes,
+            Err(ParseBytesError::TooLarge(_)) => {
+                self.bad(slot, format!("{quoted} is too large"), format!("write {max} or less"));
+                return None;
+            }
+            Err(ParseBytesError::Form(_)) => {
+                let help = size_help(text).unwrap_or_else(|| example.to_owned());
+                self.bad(slot, format!("{quoted} is not a size"), help);
+                return None;
+            }
+        };
+        if bytes < min || bytes > max {
+            let (problem, help) = if bytes < min {
+                ("too small", format!("write {min} or more"))
+            } else {
+                ("too large", format!("write {max} or less"))
+            };
+            self.bad(slot, format!("{quoted} is {problem}"), help);
+            return None;
+        }
+        if bytes.0 % step.0 != 0 {
+            let rounded = Bytes(bytes.0 - bytes.0 % step.0);
+            let message = format!("{quoted} is not a multiple of {step}");
+            self.bad(slot, message, format!("write {rounded}"));
+            return None;
+        }
+        Some(bytes)
+    }
+
+    /// A time span in the field's range.
+    pub(crate) fn duration(&mut self, slot: &Slot) -> Option<Duration> {
+        let Kind::Duration { min_s, max_s } = *slot.kind else { return None };
+        let example = "write a time span with units s, m, h or d, such as 90s, 15m or 1h30m";
+        let Content::Scalar { text, .. } = &self.node(slot).content else {
+            self.wrong_type(slot, "a time span", example);
+            return None;
+        };
+        let quoted = self.quote(slot);
+        let (least, most) = (Duration::from_secs(min_s), Duration::from_secs(max_s));
+        let (message, help) = match duration::parse(text) {
+            Ok(span) if (least..=most).contains(&span) => return Some(span),
+            Ok(span) if span < least => (
+                format!("{quoted} is too short"),
+                format!("write {} or more", duration::display(least)),
+            ),
+            Ok(_) | Err(DurationError::TooLong) => (
+                format!("{quoted} is too long"),
+                format!("write {} or less", duration::display(most)),
+            ),
+            Err(DurationError::NoUnit) => (
+                format!("{quoted} is a number without a unit"),
+                format!("write {0}s for seconds or {0}m for minutes", text.trim()),
+            ),
+            Err(DurationError::Calendar(unit)) => (
+                format!("{quoted} is not a time span: {unit:?} would be months or years"),
+                "write m for minutes, h for hours, d for days".to_owned(),
+            ),
+            Err(DurationError::Unit(unit)) => {
+                (format!("{quoted} is not a time span: {unit:?} is no unit"), example.to_owned())
+            }
+            Err(DurationError::Form) => {
+                (format!("{quoted} is not a time span"), example.to_owned())
+            }
+        };
+        self.bad(slot, message, help);
+        None
+    }
+}
+
+impl Reader {
+    /// The field's value, if it is there.
+    pub(crate) fn slot(&self, name: &str) -> Option<&Slot> {
+        self.fields.iter().find(|(field, _)| field.name == name).map(|(_, slot)| slot)
+    }
+
+    /// Whether a field is missing, and nothing has been reported that explains it: a misspelt name,
+    /// a missing value, a broken merge.
+    pub(crate) fn lacks(&self, name: &str) -> bool {
+        self.complete && self.slot(name).is_none() && !self.excused.contains(&name)
+    }
+
+    /// Reads a field that must be there. `None`: it is not, or is wrong; that has been reported.
+    pub(crate) fn required<T>(
+        &self,
+        name: &str,
+        read: impl FnOnce(&Slot) -> Option<T>,
+    ) -> Option<T> {
+        self.slot(name).and_then(read)
+    }
+
+    /// Reads a field that may be absent. Outer `None`: it is wrong.
+    pub(crate) fn optional<T>(
+        &self,
+        name: &str,
+        read: impl FnOnce(&Slot) -> Option<T>,
+    ) -> Option<Option<T>> {
+        match self.slot(name) {
+            None => Some(None),
+            Some(slot) => read(slot).map(Some),
+        }
+    }
+}
+
+fn join(path: &str, name: &str) -> String {
+    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
+}
+
+fn is_null(text: &str, style: Style) -> bool {
+    style == Style::Plain && matches!(text, "" | "~" | "null" | "Null" | "NULL")
+}
+
+/// What other words for a switch mean.
+fn switch(text: &str, words: &[&'static str]) -> Option<&'static str> {
+    let meant = match text.to_lowercase().as_str() {
+        "yes" | "true" | "enabled" => "on",
+        "no" | "false" | "disabled" | "none" => "off",
+        _ => return None,
+    };
+    words.iter().find(|word| **word == meant).copied()
+}
+
+fn scalar_type(text: &str, style: Style) -> &'static str {
+    match (style, text) {
+        (Style::Quoted, _) => "a quoted text",
+        (_, text) if is_null(text, style) => "nothing",
+        (_, "true" | "false" | "True" | "False" | "TRUE" | "FALSE") => "a truth value",
+        (_, text) if text.parse::<f64>().is_ok() => "a number",
+        _ => "a text",
+    }
+}
+
+/// A line that defines a field.
+fn example(field: &Field) -> String {
+    let value = match &field.kind {
+        Kind::Size { .. } => "4G",
+        Kind::Integer { .. } => "4",
+        Kind::Path => "<path>",
+        Kind::Object(_) | Kind::Map(..) | Kind::Parameters => "{...}",
+        Kind::List(..) => "[...]",
+        Kind::Text { .. } | Kind::Secret | Kind::Duration { .. } | Kind::Bool | Kind::OneOf(_) => {
+            "<text>"
+        }
+    };
+    format!("{}: {value}", field.name)
+}
+
+/// Some things in one sentence: "a, b and c".
+fn listed(parts: &[String]) -> String {
+    match parts {
+        [] => String::new(),
+        [one] => one.clone(),
+        [most @ .., last] => format!("{} and {last}", most.join(", ")),
+    }
+}
+
+/// What was probably meant by a text that is not a size.
+fn size_help(text: &str) -> Option<String> {
+    let text = text.trim().replace(' ', "");
+    if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
+        return Some(format!("write {text}G, or {text}M, with a unit behind the number"));
+    }
+    let digits: String = text.chars().take_while(char::is_ascii_digit).collect();
+    let unit = text[digits.len()..].to_uppercase();
+    let unit = unit.trim_end_matches("IB").trim_end_matches('B');
+    let guess = format!("{digits}{unit}");
+    guess.parse::<Bytes>().is_ok().then(|| format!("did you mean {guess}?"))
+}
