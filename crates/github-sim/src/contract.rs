@@ -229,10 +229,16 @@ impl Contract {
     ) {
         let error = json!({"$ref": "#/components/schemas/basic-error"});
         let described = &operation["responses"][status.to_string()];
+        // GitHub's description of this one says that an account is a user AND an enterprise, which
+        // its own example is not. The same thing is described soundly for a single installation.
+        let installations = json!({
+            "type": "array", "items": {"$ref": "#/components/schemas/installation"},
+        });
         let schema = match (described.is_null(), status) {
+            (false, 200) if operation["operationId"] == "apps/list-installations" => &installations,
             (false, _) => &self.api_ref(described)["content"]["application/json"]["schema"],
             // The descriptions do not repeat for every operation what any of them can answer.
-            (true, 401 | 403 | 404 | 429 | 500..) => &error,
+            (true, 400 | 401 | 403 | 404 | 422 | 429 | 500..) => &error,
             (true, 304) => &Value::Null,
             (true, _) => {
                 return problems.push("the operation does not answer with this status".to_owned());

@@ -1,6 +1,7 @@
 //! Sockets and HTTP: accepts connections, reads requests, sends answers, and does to them what faults
 //! ask for. What the answers are is decided elsewhere.
 
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,7 +65,8 @@ pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener) {
 async fn connection(shared: Arc<Shared>, stream: TcpStream) {
     // Small answers must not wait for acknowledgements.
     let _ = stream.set_nodelay(true);
-    let service = service_fn(move |request| respond(Arc::clone(&shared), request));
+    let socket = stream.as_fd().try_clone_to_owned().ok().map(Arc::new);
+    let service = service_fn(move |request| respond(Arc::clone(&shared), socket.clone(), request));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_PATIENCE)
@@ -78,10 +80,11 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream) {
 
 async fn respond(
     shared: Arc<Shared>,
+    socket: Option<Arc<OwnedFd>>,
     request: hyper::Request<Incoming>,
 ) -> Result<HttpResponse, BrokenOff> {
     if request.uri().path() == SESSION_PATH {
-        return Ok(http(session(&shared, request)));
+        return Ok(http(session(&shared, socket, request)));
     }
     let (parts, body) = request.into_parts();
     let body = match Limited::new(body, MAX_BODY_BYTES).collect().await {
@@ -98,7 +101,11 @@ async fn respond(
 }
 
 /// Turns a runner's request into a session.
-fn session(shared: &Arc<Shared>, mut request: hyper::Request<Incoming>) -> Reply {
+fn session(
+    shared: &Arc<Shared>,
+    socket: Option<Arc<OwnedFd>>,
+    mut request: hyper::Request<Incoming>,
+) -> Reply {
     let upgrade = request.headers().get("upgrade").is_some_and(|name| name == "sim-runner");
     let secret = request
         .headers()
@@ -119,7 +126,7 @@ fn session(shared: &Arc<Shared>, mut request: hyper::Request<Incoming>) -> Reply
     tokio::spawn(async move {
         match upgraded.await {
             Ok(stream) => {
-                if let Err(error) = session.serve(TokioIo::new(stream)).await {
+                if let Err(error) = session.serve(TokioIo::new(stream), socket).await {
                     tracing::debug!(%error, "a runner's connection broke");
                 }
             }

@@ -136,7 +136,7 @@ sim_stop_step() {
 
 # Runs the job whose description, a bash script of $1 bytes, comes next.
 sim_run_job() {
-  local sim_program sim_i sim_code sim_how sim_result=success sim_watcher=
+  local sim_program sim_i sim_first sim_code sim_how sim_result=success sim_watcher=
   sim_step= sim_cancelled=
   local -a sim_scripts sim_always
   IFS= read -r -N "$1" -u "$sim_io" sim_program || return 1
@@ -155,10 +155,13 @@ sim_run_job() {
   trap : PIPE
   # Each step gets a process group, so that it can be stopped as a whole.
   set -m
-  sim_tell picked-up
+  # Said together with what comes next: each writing of its own may wait for an acknowledgement.
+  sim_first=picked-up$'\n'$'\036'"$sim_nonce "
+  ((${#sim_scripts[@]})) || sim_tell picked-up
   for ((sim_i = 0; sim_i < ${#sim_scripts[@]}; sim_i++)); do
     [[ ${sim_always[sim_i]} == 1 || $sim_result == success ]] || continue
-    sim_tell "step $sim_i begins"
+    sim_tell "${sim_first}step $sim_i begins"
+    sim_first=
     (
       set +m
       trap - USR1 PIPE
@@ -170,9 +173,15 @@ sim_run_job() {
     sim_step=$!
     if [[ -z $sim_watcher ]]; then
       {
+        # Hears of a cancellation; lets go of the connection when the runner itself is killed.
         trap - USR1
-        IFS= read -r -u "$sim_io" sim_word
-        [[ $sim_word == cancel ]] && kill -USR1 $$
+        while kill -0 $$ 2>/dev/null; do
+          IFS= read -r -t 2 -u "$sim_io" sim_word
+          case $? in
+            0) [[ $sim_word == cancel ]] && kill -USR1 $$; break ;;
+            1) break ;;
+          esac
+        done
       } &
       sim_watcher=$!
     fi
@@ -216,7 +225,11 @@ while :; do
       sim_say 'Listening for Jobs'
       if IFS=' ' read -r -u "$sim_io" sim_word sim_rest; then
         case $sim_word in
-          job) sim_run_job "$sim_rest" && exit 0 ;;
+          job)
+            # Not "sim_run_job … && exit": behind that, "set -e" would be without effect in the steps.
+            sim_run_job "$sim_rest"
+            (($? == 0)) && exit 0
+            ;;
           leave) echo "This runner's registration was removed."; exit 1 ;;
         esac
       fi
