@@ -1,6 +1,6 @@
 //! What applies where the configuration says nothing.
 //!
-//! The field tables in `fields.rs` give the same values as text; a test compares the two.
+//! The field tables in `tables.rs` give the same values as text; a test compares the two.
 
 use std::time::Duration;
 

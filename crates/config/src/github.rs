@@ -5,11 +5,11 @@ use std::time::Duration;
 use crate::decode::{Decoder, Slot};
 use crate::defaults;
 use crate::diagnostic::Code;
-use crate::fields::GITHUB;
 use crate::path::{Bases, ConfigPath};
 use crate::problem::Problem;
 use crate::read;
 use crate::secret::Secret;
+use crate::tables::GITHUB;
 
 /// How to reach GitHub.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,9 +8,9 @@ use forrest_core::model::Bytes;
 
 use crate::decode::{Decoder, Slot};
 use crate::defaults;
-use crate::fields::{HOST, HOST_NETWORK};
 use crate::path::{Bases, ConfigPath};
 use crate::read;
+use crate::tables::{HOST, HOST_NETWORK};
 
 /// The computer that runs the machines.
 #[derive(Debug, Clone, PartialEq, Eq)]

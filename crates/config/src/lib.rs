@@ -8,7 +8,7 @@
 //!
 //! [`Config::load`] reads the file; [`Config::check_files`] looks whether the files that it names
 //! are there; [`Config::diff`] says what a change means for a running daemon; [`schema`] describes
-//! the file to editors. `fields.rs` lists every field; `docs/config.md` explains them.
+//! the file to editors. `tables.rs` lists every field; `docs/config.md` explains them.
 //!
 //! What the settings *do* is decided elsewhere: nothing here starts, schedules or downloads.
 
@@ -33,12 +33,14 @@ mod problem;
 mod read;
 mod redact;
 mod repository;
+mod scalars;
 mod schema;
 mod secret;
 mod shared;
 mod source;
 mod suggest;
 mod syntax;
+mod tables;
 mod tree;
 mod unknown;
 

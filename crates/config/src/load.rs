@@ -10,12 +10,13 @@ use crate::bases;
 use crate::config::Config;
 use crate::decode::Decoder;
 use crate::diagnostic::{Code, Diagnostic, Severity, render_all};
-use crate::fields::{Kind, ROOT};
+use crate::fields::Kind;
 use crate::path::Bases;
 use crate::problem::{self, Problem};
 use crate::read;
 use crate::repository::{self, Context};
 use crate::source::{Source, Span};
+use crate::tables::ROOT;
 use crate::tree::Tree;
 use crate::{github, host};
 
@@ -70,7 +71,8 @@ impl Config {
     /// # Errors
     /// Everything that is wrong with the file, each finding with its place.
     pub fn load(path: &Path) -> Result<Loaded, ConfigErrors> {
-        let (bytes, exposed) = read_file(path).map_err(ConfigErrors::one)?;
+        let (bytes, exposed) =
+            read_file(path).map_err(|diagnostic| ConfigErrors::one(*diagnostic))?;
         let working_dir = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
         load(&bytes, path, working_dir, exposed)
     }
@@ -86,10 +88,10 @@ impl Config {
 }
 
 /// The file's bytes, and whether everyone can read them.
-fn read_file(path: &Path) -> Result<(Vec<u8>, bool), Diagnostic> {
-    let failed = |reason: String| {
+fn read_file(path: &Path) -> Result<(Vec<u8>, bool), Box<Diagnostic>> {
+    let failed = |reason: String, help: &str| {
         let message = format!("failed to read the configuration {}: {reason}", path.display());
-        Diagnostic::new(Severity::Error, Code::File, message)
+        Box::new(Diagnostic::new(Severity::Error, Code::File, message).help(help))
     };
     let file = std::fs::File::open(path).map_err(|error| {
         let help = match error.kind() {
@@ -97,15 +99,17 @@ fn read_file(path: &Path) -> Result<(Vec<u8>, bool), Diagnostic> {
             std::io::ErrorKind::PermissionDenied => "let Forrest's user read it",
             _ => "check the path",
         };
-        failed(error.to_string()).help(help)
+        failed(error.to_string(), help)
     })?;
-    let metadata = file.metadata().map_err(|error| failed(error.to_string()))?;
+    let metadata = file.metadata().map_err(|error| failed(error.to_string(), "check the disk"))?;
     if metadata.is_dir() {
-        return Err(failed("it is a directory".to_owned()).help("give the path of a YAML file"));
+        return Err(failed("it is a directory".to_owned(), "give the path of a YAML file"));
     }
     let most = u64::try_from(FILE_BYTES_MAX).unwrap_or(u64::MAX);
     let mut bytes = Vec::new();
-    file.take(most + 1).read_to_end(&mut bytes).map_err(|error| failed(error.to_string()))?;
+    file.take(most + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| failed(error.to_string(), "check the disk"))?;
     Ok((bytes, read::is_readable_by_everyone(&metadata)))
 }
 

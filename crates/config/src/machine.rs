@@ -10,7 +10,6 @@ use crate::bases::Outline;
 use crate::decode::{Decoder, Reader, Slot};
 use crate::defaults;
 use crate::diagnostic::Code;
-use crate::fields::{MACHINE, NETWORK, TEMPLATE};
 use crate::labels;
 use crate::network::{Destination, DestinationError};
 use crate::path::ConfigPath;
@@ -19,6 +18,7 @@ use crate::problem::Problem;
 use crate::read;
 use crate::repository::Context;
 use crate::shared::{self, Shared};
+use crate::tables::{MACHINE, NETWORK, TEMPLATE};
 
 /// A machine type: what a job can ask for.
 #[derive(Debug, Clone, PartialEq, Eq)]

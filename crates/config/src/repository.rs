@@ -7,7 +7,6 @@ use forrest_core::model::{MachineTypeName, Repository};
 use crate::bases::Outline;
 use crate::decode::{Decoder, Slot};
 use crate::diagnostic::Code;
-use crate::fields::REPOSITORY;
 use crate::host::Limits;
 use crate::machine::{self, Machine};
 use crate::path::Bases;
@@ -15,6 +14,7 @@ use crate::problem::Problem;
 use crate::read;
 use crate::secret::Secret;
 use crate::source::Span;
+use crate::tables::REPOSITORY;
 
 /// A repository whose jobs run here.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,7 +3,8 @@
 use forrest_core::model::Bytes;
 use serde_json::{Map, Value, json};
 
-use crate::fields::{Field, Kind, Object, Presence, ROOT, Reload};
+use crate::fields::{Field, Kind, Object, Presence, Reload};
+use crate::tables::ROOT;
 
 /// A JSON schema (draft 7, which editors' YAML support understands best) of the configuration file.
 ///

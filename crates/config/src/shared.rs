@@ -5,10 +5,10 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::decode::{Decoder, Slot};
 use crate::diagnostic::{Code, Location};
-use crate::fields::SHARED;
 use crate::problem::Problem;
 use crate::repository::Context;
 use crate::source::Span;
+use crate::tables::SHARED;
 
 /// A host directory that a guest can mount.
 #[derive(Debug, Clone)]

@@ -2,9 +2,10 @@
 
 use crate::decode::{Decoder, Slot};
 use crate::diagnostic::Code;
-use crate::fields::{self, Object, ROOT};
+use crate::fields::{self, Object};
 use crate::problem::Problem;
 use crate::suggest;
+use crate::tables::ROOT;
 use crate::tree::Entry;
 
 /// Top-level keys that end like this only hold anchors.
