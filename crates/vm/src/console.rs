@@ -135,38 +135,30 @@ fn create(path: &Path) -> io::Result<File> {
 pub struct ConsoleReader {
     dir: PathBuf,
     file: Option<File>,
-    in_tail: bool,
 }
 
 impl ConsoleReader {
     /// A reader for a run directory; the log need not exist yet.
     pub fn new(run_dir: &Path) -> Self {
-        Self { dir: run_dir.to_owned(), file: None, in_tail: false }
+        Self { dir: run_dir.to_owned(), file: None }
     }
 
-    /// The next file to read, if the present one is complete.
-    fn advance(&mut self) -> io::Result<bool> {
-        let Some(current) = &self.file else {
-            self.file = self.open(files::CONSOLE)?;
-            return Ok(self.file.is_some());
-        };
+    /// The file after this one, if there is one yet.
+    fn after(&self, current: &File) -> io::Result<Option<File>> {
         let current = current.metadata()?.ino();
         let old = self.open(files::CONSOLE_TAIL_OLD)?;
         let tail = self.open(files::CONSOLE_TAIL)?;
-        let ino = |file: &Option<File>| -> io::Result<Option<u64>> {
-            file.as_ref().map(|file| file.metadata().map(|found| found.ino())).transpose()
+        let is_current = |file: &Option<File>| -> io::Result<bool> {
+            let Some(file) = file else { return Ok(false) };
+            Ok(file.metadata()?.ino() == current)
         };
-        let next = if self.in_tail && ino(&tail)? == Some(current) {
+        Ok(if is_current(&tail)? {
             None
-        } else if self.in_tail && ino(&old)? == Some(current) {
+        } else if is_current(&old)? {
             tail
         } else {
             old.or(tail)
-        };
-        let Some(next) = next else { return Ok(false) };
-        self.in_tail = true;
-        self.file = Some(next);
-        Ok(true)
+        })
     }
 
     fn open(&self, name: &str) -> io::Result<Option<File>> {
@@ -182,40 +174,27 @@ impl ConsoleReader {
 impl Read for ConsoleReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
-            if let Some(file) = &mut self.file {
-                let len = file.read(buffer)?;
-                if len > 0 || buffer.is_empty() {
-                    return Ok(len);
-                }
+            let mut file = match self.file.take() {
+                Some(file) => file,
+                None => match self.open(files::CONSOLE)? {
+                    Some(file) => file,
+                    None => return Ok(0),
+                },
+            };
+            let mut len = file.read(buffer)?;
+            let next = if len == 0 { self.after(&file)? } else { None };
+            if len == 0 && next.is_some() {
+                // Something may have been written to this file before the next one was begun.
+                len = file.read(buffer)?;
             }
-            // What was written between the end of this file and the check for the next one belongs to
-            // this file, so it is read once more before it is left.
-            let before = self.file.take();
-            self.file = before.as_ref().map(File::try_clone).transpose()?;
-            if !self.advance()? {
-                return Ok(0);
-            }
-            if let Some(mut before) = before {
-                let len = before.read(buffer)?;
-                if len > 0 {
-                    // Not the end yet: stay, the next file is found again.
-                    self.in_tail = self.is_tail(&before)?;
-                    self.file = Some(before);
+            match next {
+                Some(next) if len == 0 => self.file = Some(next),
+                Some(_) | None => {
+                    self.file = Some(file);
                     return Ok(len);
                 }
             }
         }
-    }
-}
-
-impl ConsoleReader {
-    fn is_tail(&self, file: &File) -> io::Result<bool> {
-        let head = self.open(files::CONSOLE)?;
-        let ino = file.metadata()?.ino();
-        Ok(match head {
-            Some(head) => head.metadata()?.ino() != ino,
-            None => true,
-        })
     }
 }
 

@@ -14,7 +14,7 @@ use fixture::{Run, until};
 use forrest_core::model::Bytes;
 use forrest_vm::protocol::Happened;
 use forrest_vm::run_dir::files;
-use forrest_vm::spec::{Boot, Disk, DiskFormat};
+use forrest_vm::spec::{Boot, Disk, DiskFormat, SharedDir};
 use forrest_vm::{EndReason, Outcome, snapshot};
 
 const RAM: Bytes = Bytes::mib(768);
@@ -130,17 +130,44 @@ fn kinds(events: &[forrest_vm::ShimEvent]) -> Vec<&Happened> {
     events.iter().map(|event| &event.event).collect()
 }
 
+/// Leaves what it finds where the test can read it, and mischief in the directory that it may write to.
+const JOB: &str = r"printf 'runner-started\n' >&3
+echo hello
+echo token >/home/runner/config/persist
+mkdir /mnt/ro /mnt/rw
+mount -t 9p -o trans=virtio,version=9p2000.L ro /mnt/ro
+mount -t 9p -o trans=virtio,version=9p2000.L rw /mnt/rw
+{
+    cat /mnt/ro/greeting
+    touch /mnt/ro/new 2>/dev/null && echo writable || echo read-only
+} >/home/runner/config/shared
+ln -s /etc/shadow /mnt/rw/link
+cp /bin/true /mnt/rw/program
+chmod 6755 /mnt/rw/program
+exit 7
+";
+
+/// One directory that the guest can only read, and one that it can write to, which is returned.
+fn share_two_directories(run: &mut Run) -> PathBuf {
+    let share = |tag: &str, writable| {
+        let path = run.dir.join(tag);
+        std::fs::create_dir(&path).expect("a directory");
+        std::fs::write(path.join("greeting"), "from the host\n").expect("write");
+        SharedDir { path, tag: tag.to_owned(), writable }
+    };
+    run.spec.shared = vec![share("ro", false), share("rw", true)];
+    run.dir.join("rw")
+}
+
 #[tokio::test]
 async fn guest_boots_waits_for_its_job_runs_it_and_shuts_down() {
     let Some(stock) = stock() else { return };
     let mut run = guest(&stock, &stock.image, "raw");
+    let shared = share_two_directories(&mut run);
     let shim = run.start().await.pid;
     let mut watch = run.watch().await;
     until(&mut watch, |event| *event == Happened::GuestReady).await;
-    fill_job_config(
-        &run,
-        "printf 'runner-started\\n' >&3\necho hello\necho token >/home/runner/config/persist\nexit 7\n",
-    );
+    fill_job_config(&run, JOB);
     let resident = resident_kib(shim);
     run.client().await.attach_job_config().await.expect("attach");
     let events = until(&mut watch, |event| matches!(event, Happened::Exited { .. })).await;
@@ -151,6 +178,11 @@ async fn guest_boots_waits_for_its_job_runs_it_and_shuts_down() {
     assert_eq!(outcome.reason, EndReason::GuestShutdown, "{}", run.console());
     assert_eq!(outcome.runner_exit_code, Some(7));
     assert_eq!(read_back(&run, "persist"), "token\n");
+    assert_eq!(read_back(&run, "shared"), "from the host\nread-only\n");
+    let link = shared.join("link").symlink_metadata().expect("what the guest made");
+    assert!(link.is_file(), "a guest made a link on the host");
+    let program = shared.join("program").metadata().expect("what the guest made");
+    assert_eq!(std::os::unix::fs::MetadataExt::mode(&program) & 0o7077, 0, "on the host");
     assert!(run.console().contains("hello"), "the job is not on the console: {}", run.console());
     let booted = outcome.times.ready_at.expect("ready").since(outcome.times.shim_started_at);
     eprintln!("cold boot until ready: {booted:?}; shim: {resident} KiB resident");

@@ -29,6 +29,8 @@ use crate::spec::{BootKind, RunSpec};
 pub const QUIT_GRACE_DISK_KEPT: Duration = Duration::from_secs(60);
 /// How long QEMU may take to quit where the disk is of no use any more.
 pub const QUIT_GRACE: Duration = Duration::from_secs(3);
+/// How long restoring a guest may take; a cold boot is the alternative.
+pub const RESTORE_LIMIT: Duration = Duration::from_secs(30);
 /// How long saving a template may take.
 pub const SAVE_LIMIT: Duration = Duration::from_secs(120);
 /// How often a VM that is paused by a full disk looks for space.
@@ -144,7 +146,10 @@ impl Machine {
                 guest_lines_dropped: 0,
                 outcome: None,
             },
-            boot_deadline: now.elapsed.saturating_add(spec.boot_timeout()),
+            boot_deadline: now.elapsed.saturating_add(match spec.boot.kind() {
+                BootKind::Cold | BootKind::Template => spec.boot_timeout(),
+                BootKind::Restored => spec.boot_timeout().min(RESTORE_LIMIT),
+            }),
             job_deadline: None,
             paused: None,
             gos_sent: 0,
@@ -454,12 +459,13 @@ impl Machine {
     }
 
     fn boot_timed_out(&mut self, now: Now) {
-        self.end(
-            now,
-            EndReason::BootTimeout,
-            false,
-            "the guest did not say that it is ready in time",
-        );
+        let (reason, detail) = match self.state.boot {
+            BootKind::Restored => (EndReason::RestoreFailed, "it was not restored in time"),
+            BootKind::Cold | BootKind::Template => {
+                (EndReason::BootTimeout, "the guest did not say that it is ready in time")
+            }
+        };
+        self.end(now, reason, false, detail);
     }
 
     /// QEMU was asked to quit and did not.

@@ -215,6 +215,11 @@ fn deadlines_are_kept() {
     assert_eq!(world.elapsed, example().boot_timeout());
     assert_eq!(world.exited(CLEAN), EndReason::BootTimeout);
 
+    let mut world = World::new(restored());
+    assert_eq!(world.tick(), [Action::Quit]);
+    assert_eq!(world.elapsed, RESTORE_LIMIT);
+    assert_eq!(world.exited(CLEAN), EndReason::RestoreFailed);
+
     let mut world = World::running(Boot::Cold);
     world.input(Input::Guest(GuestLine::Ready));
     assert_eq!(world.machine.next_deadline(), None, "a guest that is ready may wait");

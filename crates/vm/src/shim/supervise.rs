@@ -1,5 +1,7 @@
 //! The shim's main loop: the one place where the VM's state changes, and all I/O around it.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -86,7 +88,14 @@ fn listen(dir: &Path) -> Result<UnixListener, VmError> {
     let path = dir.join(files::CONTROL_SOCK);
     // The lock says that nobody else listens here.
     let _ = std::fs::remove_file(&path);
-    UnixListener::bind(&path).map_err(VmError::io("listen on", path))
+    let listener = UnixListener::bind(&path).map_err(VmError::io("listen on", &path))?;
+    make_private(&path).map_err(VmError::io("protect", path))?;
+    Ok(listener)
+}
+
+/// Mode 0600. The shim's umask has kept others out from the beginning.
+fn make_private(path: &Path) -> std::io::Result<()> {
+    std::fs::set_permissions(path, Permissions::from_mode(0o600))
 }
 
 /// Sets aside the disk space that the outcome will need; the disk may be full by then.
@@ -266,6 +275,9 @@ impl<'a> Supervisor<'a> {
     /// The monitor is there: load the template where there is one, and let the CPUs run.
     fn bring_up(&mut self, qmp: Qmp, mut events: mpsc::Receiver<QmpEvent>) {
         self.qmp = Some(qmp.clone());
+        if let Err(err) = make_private(&self.dir.join(files::SHELL_SOCK)) {
+            self.journal.line(&format!("{} could not be protected: {err}", files::SHELL_SOCK));
+        }
         let notes = self.notes_in.clone();
         let migration = self.migration.clone();
         self.readers.push(tokio::spawn(async move {

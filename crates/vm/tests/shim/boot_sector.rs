@@ -2,6 +2,7 @@
 //! code, assembled by hand from Intel's instruction set reference.
 
 const COM1: u16 = 0x3f8;
+const COM2: u16 = 0x2f8;
 /// Where SeaBIOS puts the power management registers of `q35` (PM1 status, enable, control).
 const PM1_STATUS: u16 = 0x600;
 const PM1_ENABLE: u16 = 0x602;
@@ -65,9 +66,14 @@ pub fn halt() -> [u8; 512] {
     sector(&[&print("Hi")[..], HALT].concat())
 }
 
-/// `out dx, al; jmp -3`.
+/// Fills the console: `out dx, al; jmp -3`.
 pub fn flood() -> [u8; 512] {
     sector(&[&port(COM1)[..], &[0xb0, b'x', 0xee, 0xeb, 0xfd]].concat())
+}
+
+/// The same on the port that the shell is on.
+pub fn flood_shell() -> [u8; 512] {
+    sector(&[&port(COM2)[..], &[0xb0, b'$', 0xee, 0xeb, 0xfd]].concat())
 }
 
 /// Puts the panic device's registers where 16-bit code reaches them, and writes "panicked".
