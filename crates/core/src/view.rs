@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::core::Core;
 use crate::jobs::Phase;
 use crate::model::{
-    Bytes, Job, JobId, MachineTypeName, Repository, RunnerName, StartImage, Timestamp,
+    Bytes, Job, JobId, Labels, MachineTypeName, Repository, RunnerName, StartImage, Timestamp,
 };
 use crate::run::{FinishedRun, RunTimes};
 use crate::snapshots::Snapshot;
@@ -72,6 +72,9 @@ pub struct MachineView {
     pub ram: Bytes,
     /// Virtual CPUs of its guests.
     pub cpus: u32,
+    /// Every label that its runners have: those of a job must be among them.
+    #[serde(default)]
+    pub labels: Labels,
     /// Its snapshot, where its runs are to start from one.
     pub snapshot: Option<Snapshot>,
     /// Jobs that are queued for it.
@@ -190,6 +193,7 @@ fn machines(core: &Core) -> Vec<MachineView> {
             name: machine.name.clone(),
             ram: machine.ram,
             cpus: machine.cpus,
+            labels: machine.labels.clone(),
             snapshot: core.snapshots.get(&machine.name).cloned(),
             queued: core.jobs.queued_count(&machine.name),
             runs: core.runs.of_machine(&machine.name).runs,

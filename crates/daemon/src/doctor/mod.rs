@@ -32,6 +32,7 @@ pub enum Area {
     /// The daemon and its sockets.
     Daemon,
     /// GitHub and the App.
+    #[serde(rename = "github")]
     GitHub,
 }
 

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use forrest_core::model::{MachineTypeName, Repository, RunnerName, Timestamp};
 use forrest_vm::console::ConsoleReader;
@@ -11,7 +10,9 @@ use forrest_vm::{EndReason, Outcome, VmError};
 use tokio::net::UnixStream;
 
 use super::InspectError;
+use crate::clock::timestamp;
 use crate::executors::is_forgotten;
+use crate::record::RunRecord;
 
 /// A run that has a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,8 +23,8 @@ pub struct FoundRun {
     pub machine: MachineTypeName,
     /// Its directory.
     pub path: PathBuf,
-    /// When its directory last changed: newer runs come first.
-    pub changed_at: SystemTime,
+    /// When it was created, as far as its record tells; newer runs come first.
+    pub created_at: Timestamp,
 }
 
 /// What has become of a run's virtual machine.
@@ -77,14 +78,14 @@ pub fn runs(base_dir: &Path) -> Result<Vec<FoundRun>, InspectError> {
                     runs.push(FoundRun {
                         runner,
                         machine,
-                        changed_at: run.changed(),
+                        created_at: created_at(&run.path),
                         path: run.path,
                     });
                 }
             }
         }
     }
-    runs.sort_by(|a, b| (b.changed_at, &a.runner).cmp(&(a.changed_at, &b.runner)));
+    runs.sort_by(|a, b| (b.created_at, &a.runner).cmp(&(a.created_at, &b.runner)));
     Ok(runs)
 }
 
@@ -93,11 +94,13 @@ struct Directory {
     path: PathBuf,
 }
 
-impl Directory {
-    fn changed(&self) -> SystemTime {
-        let time = std::fs::metadata(&self.path).and_then(|found| found.modified());
-        time.unwrap_or(SystemTime::UNIX_EPOCH)
-    }
+/// When the run was made: by its record, or by the last change of its directory.
+fn created_at(run_dir: &Path) -> Timestamp {
+    let changed = || std::fs::metadata(run_dir).and_then(|found| found.modified()).ok();
+    RunRecord::read(run_dir)
+        .map(|record| record.created_at)
+        .or_else(|| changed().map(timestamp))
+        .unwrap_or_default()
 }
 
 /// The directories directly in `path`; none where there is no such directory.
