@@ -1,0 +1,242 @@
+//! A whole Forrest on loopback, for the demo, the end-to-end tests and the benchmarks: the GitHub
+//! simulator in this process, the real daemon as a process of its own, a directory for both.
+//!
+//! Nothing here is a stand-in but the simulator and the runner that it serves.
+
+mod config;
+mod daemon;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use forrest_core::run::FinishedRun;
+use forrest_daemon::control::{Client, Status};
+use github_sim::model::{Hook, HookContent, HookTarget, JobId, JobSpec, Settings, StepSpec, Workflow};
+use github_sim::{AppSpec, Sim, SimConfig, WorkflowIds};
+
+pub use config::{MachinePlan, Plan};
+pub use daemon::Daemon;
+
+/// The secret that signs the testbed's webhooks.
+pub(crate) const WEBHOOK_SECRET: &str = "webhook-secret-of-the-testbed";
+/// The persistence token of every repository of the testbed.
+pub const PERSISTENCE_TOKEN: &str = "persistence-token-of-the-testbed";
+/// The step that asks for the disk to be kept, as `docs/jobs.md` shows it.
+pub const KEEP_DISK: &str =
+    "printf '%s' \"$PERSISTENCE_TOKEN\" > /home/runner/config/persist";
+
+/// The simulator and the daemon.
+#[derive(Debug)]
+pub struct Testbed {
+    /// The stand-in for GitHub.
+    pub sim: Sim,
+    /// The daemon; `None` while it does not run.
+    pub daemon: Option<Daemon>,
+    plan: Plan,
+}
+
+impl Testbed {
+    /// Starts the simulator and the daemon.
+    ///
+    /// # Errors
+    /// Whatever keeps them from starting, with the daemon's own words.
+    pub async fn start(plan: Plan) -> Result<Self> {
+        let mut testbed = Self::prepare(plan).await?;
+        testbed.start_daemon().await?;
+        Ok(testbed)
+    }
+
+    /// Starts the simulator and writes the configuration, without the daemon.
+    ///
+    /// # Errors
+    /// Whatever keeps it from starting.
+    pub async fn prepare(plan: Plan) -> Result<Self> {
+        std::fs::create_dir_all(plan.base_dir())
+            .with_context(|| format!("could not create {}", plan.base_dir().display()))?;
+        // Guests reach the host's loopback as 10.0.2.2, so the port has to be known beforehand.
+        let port = free_port()?;
+        let settings = Settings {
+            runner_url: format!("http://10.0.2.2:{port}"),
+            ..Settings::default()
+        };
+        let listen = SocketAddr::from(([127, 0, 0, 1], port));
+        let sim = Sim::start(SimConfig { listen, settings, ..SimConfig::default() }).await?;
+        let hook = Hook {
+            target: HookTarget::Unix {
+                socket: plan.base_dir().join("webhook.sock"),
+                path: "/".to_owned(),
+            },
+            secret: Some(WEBHOOK_SECRET.to_owned()),
+            content: HookContent::Json,
+        };
+        let app = sim.add_app(AppSpec { hook: Some(hook), ..AppSpec::default() })?;
+        for (owner, repository) in plan.repositories() {
+            sim.add_repository(owner, repository);
+        }
+        let testbed = Self { sim, daemon: None, plan };
+        write_private(&testbed.plan.dir.join("app-key.pem"), &app.private_key_pem)?;
+        let config = testbed.plan.config(port, app.id.0);
+        write_private(&testbed.config(), &config)?;
+        Ok(testbed)
+    }
+
+    /// Starts the daemon, or starts it again.
+    ///
+    /// # Errors
+    /// Whatever keeps it from starting, with its own words.
+    pub async fn start_daemon(&mut self) -> Result<()> {
+        let (config, log) = (self.config(), self.log());
+        let daemon =
+            Daemon::start(&self.plan.forrest, &config, &self.plan.base_dir(), &log).await?;
+        self.daemon = Some(daemon);
+        Ok(())
+    }
+
+    /// Stops the daemon in order. Virtual machines go on.
+    ///
+    /// # Errors
+    /// Where it does not stop in time.
+    pub async fn stop_daemon(&mut self) -> Result<()> {
+        match self.daemon.take() {
+            Some(daemon) => daemon.stop().await,
+            None => Ok(()),
+        }
+    }
+
+    /// What the testbed consists of.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The daemon's configuration file.
+    pub fn config(&self) -> PathBuf {
+        self.plan.dir.join("config.yaml")
+    }
+
+    /// The daemon's log.
+    pub fn log(&self) -> PathBuf {
+        self.plan.dir.join("daemon.log")
+    }
+
+    /// A way to the daemon.
+    pub fn client(&self) -> Client {
+        Client::new(&self.plan.base_dir())
+    }
+
+    /// Triggers a workflow of one job on a machine type.
+    ///
+    /// # Errors
+    /// Where the simulator does not know the repository.
+    pub fn queue(&self, machine: &str, job: QueuedJob<'_>) -> Result<JobId> {
+        let ids = self.queue_workflow(machine, job)?;
+        ids.jobs.first().map(|(_, id)| *id).context("the workflow has no job")
+    }
+
+    fn queue_workflow(&self, machine: &str, job: QueuedJob<'_>) -> Result<WorkflowIds> {
+        let (repository, label) =
+            machine.rsplit_once('/').context("a machine type has three parts")?;
+        let spec = JobSpec {
+            name: job.name.to_owned(),
+            runs_on: ["self-hosted", "forrest", label].map(str::to_owned).to_vec(),
+            steps: job.steps.iter().map(|step| StepSpec::from(*step)).collect(),
+            secrets: [("PERSISTENCE_TOKEN".to_owned(), PERSISTENCE_TOKEN.to_owned())].into(),
+            timeout_minutes: 360,
+            ..JobSpec::default()
+        };
+        let workflow = Workflow {
+            name: "CI".to_owned(),
+            event: job.event.to_owned(),
+            branch: job.branch.to_owned(),
+            sha: None,
+            from_fork: job.from_fork,
+            jobs: vec![spec],
+        };
+        Ok(self.sim.queue_workflow(repository, workflow)?)
+    }
+
+    /// Waits until the daemon's state satisfies `wanted`.
+    ///
+    /// # Errors
+    /// Where that takes longer than `timeout`, or the daemon goes away, with the end of its log.
+    pub async fn wait<T>(
+        &self,
+        timeout: Duration,
+        what: &str,
+        mut wanted: impl FnMut(&Status) -> Option<T>,
+    ) -> Result<T> {
+        let found = async {
+            let mut watch = self.client().watch().await?;
+            while let Some(status) = watch.next().await? {
+                if let Some(found) = wanted(&status) {
+                    return Ok(found);
+                }
+            }
+            bail!("the daemon went away")
+        };
+        match tokio::time::timeout(timeout, found).await {
+            Ok(Ok(found)) => Ok(found),
+            Ok(Err(error)) => {
+                Err(error.context(format!("waiting for {what}:\n{}", daemon::tail(&self.log()))))
+            }
+            Err(_) => bail!(
+                "{what} did not happen within {} s; the daemon's log ends with\n{}",
+                timeout.as_secs(),
+                daemon::tail(&self.log())
+            ),
+        }
+    }
+
+    /// Waits until the run that had this job is settled.
+    ///
+    /// # Errors
+    /// As [`Testbed::wait`].
+    pub async fn finished(&self, job: JobId, timeout: Duration) -> Result<FinishedRun> {
+        let wanted = |status: &Status| {
+            let of_job = |run: &&FinishedRun| run.job.as_ref().is_some_and(|j| j.id.0 == job.0);
+            status.view.finished.iter().find(of_job).cloned()
+        };
+        self.wait(timeout, &format!("the end of job {job}"), wanted).await
+    }
+}
+
+/// A job to be queued.
+#[derive(Debug, Clone, Copy)]
+pub struct QueuedJob<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// What triggers it: `push`, `pull_request`, …
+    pub event: &'a str,
+    /// Its branch.
+    pub branch: &'a str,
+    /// Whether it is a pull request from a stranger's fork: it gets no secrets then.
+    pub from_fork: bool,
+    /// Its steps, scripts for bash.
+    pub steps: &'a [&'a str],
+}
+
+impl<'a> QueuedJob<'a> {
+    /// A job of the main branch.
+    pub fn push(name: &'a str, steps: &'a [&'a str]) -> Self {
+        Self { name, event: "push", branch: "main", from_fork: false, steps }
+    }
+
+    /// A job of a pull request from a fork.
+    pub fn pull_request(name: &'a str, steps: &'a [&'a str]) -> Self {
+        Self { name, event: "pull_request", branch: "patch-1", from_fork: true, steps }
+    }
+}
+
+fn free_port() -> Result<u16> {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).context("no free port")?;
+    Ok(listener.local_addr()?.port())
+}
+
+fn write_private(path: &Path, text: &str) -> Result<()> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let file = std::fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(path);
+    file.and_then(|mut file| file.write_all(text.as_bytes()))
+        .with_context(|| format!("could not write {}", path.display()))
+}
