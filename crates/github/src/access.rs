@@ -40,7 +40,7 @@ pub struct Installation {
     pub id: u64,
     /// The user or organisation.
     pub account: Option<String>,
-    /// Since when it is suspended, if it is: then nothing works.
+    /// Whether its owner, or GitHub, has suspended it: then nothing works.
     pub suspended: bool,
     /// What the App may do there; `None` where GitHub does not say.
     pub permissions: Option<Permissions>,
@@ -328,6 +328,34 @@ mod tests {
         for nonsense in [None, Some("soon"), Some("2025-01-01T00:00:00Z")] {
             assert_eq!(times(&token(nonsense)), (300, 570));
         }
+    }
+
+    /// A client that reaches nobody, with a token that is due and ends after `left`.
+    async fn with_due_token(left: Duration) -> (GitHub, Repository) {
+        let config = crate::GitHubConfig {
+            api_url: "http://127.0.0.1:1".to_owned(),
+            app_id: "1".to_owned(),
+            key_pem: crate::test_key::TEST_KEY.private_pem.clone().into(),
+            user_agent: "forrest-tests".to_owned(),
+            changes_per_minute: 1,
+        };
+        let github = GitHub::new(config).expect("a sound configuration");
+        let repository: Repository = "o/r".parse().expect("a name");
+        let now = Instant::now();
+        let due = Token { renew: now, end: now + left, ..token(None) };
+        let access =
+            Access { token: Arc::new(due), account: github.account(1), missing: Arc::new([]) };
+        github.slot(&repository).expect("room").lock().await.access = Some(access);
+        (github, repository)
+    }
+
+    #[tokio::test]
+    async fn while_renewing_fails_the_old_token_is_used_to_its_end() {
+        let (github, repository) = with_due_token(Duration::from_secs(600)).await;
+        assert!(github.access(&repository).await.is_ok());
+        let (github, repository) = with_due_token(Duration::ZERO).await;
+        let error = github.access(&repository).await.err().expect("the token has ended");
+        assert!(error.is_passing(), "{error:?}");
     }
 
     #[test]

@@ -242,6 +242,16 @@ async fn a_limit_is_kept_without_asking_again() {
 }
 
 #[tokio::test]
+async fn who_waited_while_a_limit_was_hit_is_not_sent_either() {
+    let (server, github) = server(|_| error(429, "Too Many Requests")).await;
+    let repository = repository();
+    let deletions = (0..8).map(|id| github.delete_runner(&repository, RunnerId(id)));
+    let answers = futures::future::join_all(deletions).await;
+    assert!(answers.iter().all(|a| matches!(a, Err(e) if e.until().is_some())), "{answers:?}");
+    assert_eq!(server.seen().iter().filter(|seen| seen.method == "DELETE").count(), 1);
+}
+
+#[tokio::test]
 async fn changes_are_sent_one_after_the_other_and_not_too_many() {
     let running = Arc::new(AtomicUsize::new(0));
     let (server, _) = server(move |_| {
