@@ -11,7 +11,7 @@ use crate::fields::{Field, Kind, Object, Presence};
 use crate::problem::Problem;
 use crate::source::{Source, Span};
 use crate::tree::{Content, Node, NodeId, Style, Tree};
-use crate::unknown;
+use crate::{redact, unknown};
 
 /// The most values that are read from one file, counted as often as aliases repeat them. A machine
 /// type has about 20, so this is for some 5,000 of them.
@@ -347,6 +347,7 @@ impl Reader {
 }
 
 fn join(path: &str, name: &str) -> String {
+    let name = redact::shown_key(name).unwrap_or("?");
     if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
 }
 

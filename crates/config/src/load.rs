@@ -132,6 +132,7 @@ fn load(
     };
     let (tree, problems) = Tree::parse(source.text());
     let Some(tree) = tree else {
+        source.set_unsure();
         let problems = if problems.is_empty() { vec![empty_file()] } else { problems };
         return Err(ConfigErrors { diagnostics: problem::report(problems, &source) });
     };

@@ -9,8 +9,8 @@
 use crate::source::Lines;
 
 /// Parts of names that say "this is a secret".
-const TELLTALES: [&str; 8] =
-    ["secret", "token", "passw", "passphrase", "private", "credential", "api_key", "apikey"];
+const TELLTALES: [&str; 7] =
+    ["secret", "token", "passw", "passphrase", "credential", "api_key", "apikey"];
 
 /// The fields that hold a secret; a misspelt one is covered as well.
 const SECRET_FIELDS: [&str; 2] = ["webhook_secret", "persistence_token"];
@@ -29,6 +29,8 @@ pub(crate) enum Suspicion {
 
 /// Whether a key's value is to be treated as a secret.
 pub(crate) fn suspicion(key: &str) -> Option<Suspicion> {
+    // Without what a slip may have put into it.
+    let key: String = key.chars().filter(|c| is_word(*c)).collect();
     let key = key.to_lowercase().replace('-', "_");
     if key.ends_with("_file") || key.ends_with("_snippets") {
         return None;
@@ -42,6 +44,17 @@ pub(crate) fn suspicion(key: &str) -> Option<Suspicion> {
         return Some(Suspicion::Field);
     }
     TELLTALES.iter().any(|telltale| key.contains(telltale)).then_some(Suspicion::Telltale)
+}
+
+/// The longest key that a message repeats, in characters.
+const KEY_MAX: usize = 60;
+
+/// A key as a message may repeat it: not where it may have swallowed a secret, as in
+/// `webhook_secret hunter2: x`.
+pub(crate) fn shown_key(key: &str) -> Option<&str> {
+    let is_name = |c: char| is_word(c) || c == '.';
+    let plain = key.chars().all(is_name) && key.chars().count() <= KEY_MAX && !key.is_empty();
+    (plain && (suspicion(key).is_none() || behind_telltale(key) == 0)).then_some(key)
 }
 
 /// For each character of a line whether it must be covered.
@@ -164,6 +177,25 @@ fn continues_a_secret(lines: &Lines<'_>, index: usize) -> bool {
     false
 }
 
+/// How many lines behind a secret's name are covered where the file's structure is unknown.
+const NEAR_LINES: usize = 3;
+
+/// Whether the line may hold a secret in a file that is not YAML: a slip may have cut or joined
+/// anything, so the lines behind whatever resembles a secret's name are all suspect.
+pub(crate) fn is_near_a_secret(lines: &Lines<'_>, index: usize) -> bool {
+    let line = lines.get(index);
+    let earlier = (0..index).rev().map(|at| lines.get(at)).filter(|l| !l.trim().is_empty());
+    let earlier: Vec<&str> = earlier.take(NEAR_LINES).collect();
+    let joined = format!("{}{line}", earlier.first().copied().unwrap_or_default());
+    let own = behind_secret_word(line).is_none() && resembles_a_secret(line);
+    own || resembles_a_secret(&joined) && !resembles_a_secret(line)
+        || earlier.iter().any(|line| resembles_a_secret(line))
+}
+
+fn resembles_a_secret(line: &str) -> bool {
+    line.split(':').any(|part| suspicion(part).is_some())
+}
+
 /// Whether the line looks like a field with its value, not like a part of a text.
 fn is_entry(line: &str) -> bool {
     let line = line.trim();
@@ -226,6 +258,29 @@ mod tests {
         }
         assert_eq!(shown("api_token:\n  hunter2", 1), "  *******");
         assert_eq!(shown("webhook_secret:\n  hunter2: x", 1), "  ******** *");
+    }
+
+    #[test]
+    fn keys_that_swallowed_a_secret_are_not_repeated() {
+        for key in ["ram", "persistance_token", "webhook_secret", "a.b-c"] {
+            assert_eq!(shown_key(key), Some(key));
+        }
+        for key in ["webhook_secret hunter2", "webhook_secrethunter2", "", "a\u{1b}"] {
+            assert_eq!(shown_key(key), None);
+        }
+    }
+
+    #[test]
+    fn near_a_secret_nothing_is_shown_of_a_file_that_is_no_yaml() {
+        let near = |text: &str, index| {
+            let starts = crate::source::line_starts(text);
+            is_near_a_secret(&Lines { text, starts: &starts }, index)
+        };
+        assert!(near("webhook_s\"ecret: hunter2", 0));
+        assert!(near("webhook_s\necret: hunter2", 1));
+        assert!(near("webhook_secret:\n\n :  hunter2", 2));
+        assert!(!near("ram: 1G\nwebhook_secret: hunter2", 1));
+        assert!(!near("webhook_secret: x\na: 1\nb: 2\nc: 3\nd: 4", 4));
     }
 
     #[test]

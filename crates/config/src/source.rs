@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::diagnostic::Location;
-use crate::redact::Cover;
+use crate::redact::{self, Cover};
 
 /// A range of bytes of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -66,12 +66,14 @@ pub(crate) struct Source {
     text: String,
     line_starts: Vec<usize>,
     secrets: Vec<Span>,
+    /// Whether the text's structure is unknown.
+    is_unsure: bool,
 }
 
 impl Source {
     pub(crate) fn new(file: &Path, text: String) -> Self {
         let line_starts = line_starts(&text);
-        Self { file: file.to_owned(), text, line_starts, secrets: Vec::new() }
+        Self { file: file.to_owned(), text, line_starts, secrets: Vec::new(), is_unsure: false }
     }
 
     pub(crate) fn text(&self) -> &str {
@@ -81,6 +83,11 @@ impl Source {
     /// Says which ranges hold secrets, for all locations asked for from now on.
     pub(crate) fn set_secrets(&mut self, secrets: Vec<Span>) {
         self.secrets = secrets;
+    }
+
+    /// Says that the text's structure is unknown, so that nothing is shown near a secret.
+    pub(crate) fn set_unsure(&mut self) {
+        self.is_unsure = true;
     }
 
     fn lines(&self) -> Lines<'_> {
@@ -124,6 +131,9 @@ impl Source {
     fn covered(&self, index: usize, line_start: usize) -> String {
         let line = self.lines().get(index);
         let mut cover = Cover::of_line(&self.lines(), index);
+        if self.is_unsure && redact::is_near_a_secret(&self.lines(), index) {
+            cover.hide(0, usize::MAX);
+        }
         let line_end = line_start + line.len();
         for secret in self.secrets.iter().filter(|s| s.start < line_end && s.end > line_start) {
             let column = |at: usize| {

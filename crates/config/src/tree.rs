@@ -124,14 +124,20 @@ impl Tree {
         });
         let secret = entries.flatten().filter(|e| match redact::suspicion(&e.key) {
             Some(Suspicion::Field) => true,
-            Some(Suspicion::Telltale) => {
+            None if redact::shown_key(&e.key).is_some() => false,
+            // A telltale, or no name at all: something went wrong with it.
+            Some(Suspicion::Telltale) | None => {
                 !matches!(self.node(e.value.node).content, Content::Map { .. })
             }
-            None => false,
         });
-        let mut pending: Vec<NodeId> = secret.map(|e| e.value.node).collect();
-        let mut seen: HashSet<NodeId> = HashSet::new();
+        let mut pending: Vec<NodeId> = Vec::new();
         let mut spans = Vec::new();
+        for entry in secret {
+            pending.push(entry.value.node);
+            // With anchors and tags, which are no part of the value; less the colon.
+            spans.push(Span { start: entry.key_span.end + 1, end: entry.value.written.end });
+        }
+        let mut seen: HashSet<NodeId> = HashSet::new();
         while let Some(id) = pending.pop() {
             if !seen.insert(id) {
                 continue;
@@ -437,7 +443,10 @@ impl<'t> Builder<'t> {
         let mut entries = Vec::with_capacity(own.len());
         for entry in own {
             if let Some(first) = known.get(&entry.key) {
-                let message = format!("{:?} is there twice", entry.key);
+                let message = match redact::shown_key(&entry.key) {
+                    Some(key) => format!("{key:?} is there twice"),
+                    None => "this field is there twice".to_owned(),
+                };
                 let problem = Problem::error(Code::Duplicate, entry.key_span, message)
                     .note(*first, "the first one is here")
                     .help("remove one of the two");

@@ -4,6 +4,7 @@ use crate::decode::{Decoder, Slot};
 use crate::diagnostic::Code;
 use crate::fields::{self, Object};
 use crate::problem::Problem;
+use crate::redact;
 use crate::suggest;
 use crate::tables::ROOT;
 use crate::tree::Entry;
@@ -53,8 +54,10 @@ pub(crate) fn field(
         let names: Vec<&str> = names.collect();
         format!("its fields are {}", names.join(", "))
     };
-    let shown: String = name.chars().take(60).collect();
-    let message = format!("{} has no field {shown:?}", object.what);
+    let message = match redact::shown_key(name) {
+        Some(name) => format!("{} has no field {name:?}", object.what),
+        None => format!("{} has no field of this name", object.what),
+    };
     let problem = Problem::error(Code::UnknownField, entry.key_span, message).help(help);
     decoder.report(slot, problem);
     meant
