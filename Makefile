@@ -13,6 +13,19 @@ setup: ## Install what is missing on this host, build the guest image
 	tools/setup-host
 	tools/build-guest-image
 
+.PHONY: demo
+demo: ## Play the README's diagram with real virtual machines, against a stand-in for GitHub
+	tools/setup-host run image build
+	tools/build-guest-image
+	cargo build --release --locked --package forrest --package forrest-demo
+	target/release/forrest-demo
+
+.PHONY: test
+test: ## Run all tests, those with real virtual machines included
+	tools/setup-host
+	tools/build-guest-image
+	cargo nextest run --locked --workspace
+
 .PHONY: image
 image: ## Build target/guest/debian-12.raw, the Debian guest image
 	tools/setup-host image

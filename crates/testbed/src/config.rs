@@ -89,7 +89,8 @@ impl Plan {
 
     /// The repositories of the machine types.
     pub(crate) fn repositories(&self) -> Vec<(&str, &str)> {
-        let mut all: Vec<_> = self.machines.iter().map(|m| split(&m.name)).map(|n| (n.0, n.1)).collect();
+        let mut all: Vec<_> =
+            self.machines.iter().map(|m| split(&m.name)).map(|n| (n.0, n.1)).collect();
         all.sort_unstable();
         all.dedup();
         all

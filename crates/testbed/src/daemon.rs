@@ -51,7 +51,11 @@ impl Daemon {
         let client = forrest_daemon::control::Client::new(base_dir);
         let answers = async {
             loop {
-                if client.status().await.is_ok_and(|status| Some(status.daemon.pid) == daemon.child.id()) {
+                if client
+                    .status()
+                    .await
+                    .is_ok_and(|status| Some(status.daemon.pid) == daemon.child.id())
+                {
                     return Ok(());
                 }
                 if let Some(status) = daemon.child.try_wait()? {

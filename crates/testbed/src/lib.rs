@@ -13,7 +13,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use forrest_core::run::FinishedRun;
 use forrest_daemon::control::{Client, Status};
-use github_sim::model::{Hook, HookContent, HookTarget, JobId, JobSpec, Settings, StepSpec, Workflow};
+use github_sim::model::{
+    Hook, HookContent, HookTarget, JobId, JobSpec, Settings, StepSpec, Workflow,
+};
 use github_sim::{AppSpec, Sim, SimConfig, WorkflowIds};
 
 pub use config::{MachinePlan, Plan};
@@ -24,8 +26,7 @@ pub(crate) const WEBHOOK_SECRET: &str = "webhook-secret-of-the-testbed";
 /// The persistence token of every repository of the testbed.
 pub const PERSISTENCE_TOKEN: &str = "persistence-token-of-the-testbed";
 /// The step that asks for the disk to be kept, as `docs/jobs.md` shows it.
-pub const KEEP_DISK: &str =
-    "printf '%s' \"$PERSISTENCE_TOKEN\" > /home/runner/config/persist";
+pub const KEEP_DISK: &str = "printf '%s' \"$PERSISTENCE_TOKEN\" > /home/runner/config/persist";
 
 /// The simulator and the daemon.
 #[derive(Debug)]
@@ -57,10 +58,8 @@ impl Testbed {
             .with_context(|| format!("could not create {}", plan.base_dir().display()))?;
         // Guests reach the host's loopback as 10.0.2.2, so the port has to be known beforehand.
         let port = free_port()?;
-        let settings = Settings {
-            runner_url: format!("http://10.0.2.2:{port}"),
-            ..Settings::default()
-        };
+        let settings =
+            Settings { runner_url: format!("http://10.0.2.2:{port}"), ..Settings::default() };
         let listen = SocketAddr::from(([127, 0, 0, 1], port));
         let sim = Sim::start(SimConfig { listen, settings, ..SimConfig::default() }).await?;
         let hook = Hook {
@@ -236,7 +235,8 @@ fn free_port() -> Result<u16> {
 fn write_private(path: &Path, text: &str) -> Result<()> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
-    let file = std::fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(path);
+    let file =
+        std::fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(path);
     file.and_then(|mut file| file.write_all(text.as_bytes()))
         .with_context(|| format!("could not write {}", path.display()))
 }

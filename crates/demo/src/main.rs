@@ -1,0 +1,65 @@
+//! `make demo`: the README's diagram, played with real virtual machines against the GitHub simulator.
+//!
+//! The `story` queues the jobs and checks that each went as the diagram says, `stage` shows it live,
+//! `report` keeps what happened, `diagram` draws it.
+
+mod diagram;
+mod report;
+mod stage;
+mod story;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+
+fn main() -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let result = runtime.context("could not start the asynchronous runtime").and_then(|runtime| {
+        let result = runtime.block_on(play());
+        runtime.shutdown_background();
+        result
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("demo: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn play() -> Result<()> {
+    let root = repository_root();
+    let dir = root.join("target/demo");
+    let forrest = forrest_program()?;
+    let report = story::play(&root, &dir, &forrest).await?;
+    let path = dir.join("report.json");
+    report.write(&path)?;
+    println!("\n{}", diagram::draw(&report));
+    println!("{}", report.table());
+    println!("The same for programs: {}", relative(&path));
+    println!("The daemon's log: {}", relative(&dir.join("daemon.log")));
+    Ok(())
+}
+
+/// Where Forrest's source is: `make` runs the demo from there.
+fn repository_root() -> PathBuf {
+    std::env::current_dir()
+        .ok()
+        .filter(|dir| dir.join("contrib/templates/generic").is_dir())
+        .unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."))
+}
+
+/// The `forrest` that was built together with this program.
+fn forrest_program() -> Result<PathBuf> {
+    let own = std::env::current_exe().context("where is this program?")?;
+    let forrest = own.with_file_name("forrest");
+    anyhow::ensure!(forrest.is_file(), "{} is missing: build it, too", forrest.display());
+    Ok(forrest)
+}
+
+fn relative(path: &Path) -> String {
+    let here = std::env::current_dir().unwrap_or_default();
+    path.strip_prefix(here).unwrap_or(path).display().to_string()
+}
