@@ -92,11 +92,17 @@ fn templates(config: &Config, findings: &mut Findings) {
                 );
             }
         }
-        for unknown in loaded.unknown_patterns() {
+        let unknown: Vec<String> =
+            loaded.unknown_patterns().iter().map(ToString::to_string).collect();
+        if !unknown.is_empty() {
             findings.warning(
                 Area::Configuration,
-                format!("nothing replaces {unknown} of the setup template {}", dir.display()),
-                "name it below setup_template.parameters, or correct its spelling",
+                format!(
+                    "the setup template {} has {}, and nothing replaces that",
+                    dir.display(),
+                    unknown.join(", ")
+                ),
+                "name it below setup_template.parameters, unless the template works without it",
             );
         }
     }

@@ -36,8 +36,10 @@ pub(super) async fn examine(config: &Config, findings: &mut Findings) {
             judge_clock(github.clock_ahead_s(), findings);
         }
         Err(error) => {
-            // An answer that refuses the signature shows the clock as well.
-            judge_clock(github.clock_ahead_s(), findings);
+            // An answer that refuses the signature shows the clock, no answer shows nothing.
+            if matches!(error.error, Some(GitHubError::Auth { .. })) {
+                judge_clock(github.clock_ahead_s(), findings);
+            }
             return findings.problem(
                 Area::GitHub,
                 error.text,

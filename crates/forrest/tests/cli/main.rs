@@ -6,6 +6,7 @@ mod docs;
 mod doctor;
 mod help;
 mod images;
+mod logging;
 mod logs;
 mod shell;
 mod status;

@@ -60,16 +60,19 @@ impl Page {
     }
 
     fn daemon(&mut self, daemon: &DaemonStatus, view: &View) {
-        let title = self.paint.bold(&format!("Forrest {}", one_line(&daemon.version)));
+        let title = format!("Forrest {}", one_line(&daemon.version));
+        let fork = one_line(&daemon.fork);
         let facts = format!(
             "process {}, up {}; {}, QEMU {}, {}",
             daemon.pid,
             span(view.now.since(daemon.started_at)),
             one_line(&daemon.accel),
             one_line(&daemon.qemu),
-            one_line(&daemon.fork),
+            // What is in brackets is for the log.
+            fork.split(" (").next().unwrap_or_default(),
         );
-        self.line(&format!("{title}  {}", shorten(&facts, self.width.saturating_sub(16))));
+        let room = self.width.saturating_sub(width(&title) + 2);
+        self.line(&format!("{}  {}", self.paint.bold(&title), shorten(&facts, room)));
         let capacity = &view.capacity;
         let mut parts =
             vec![format!("RAM {} of {} held", size(capacity.ram_held), size(capacity.ram))];
