@@ -65,16 +65,21 @@ pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener) {
 async fn connection(shared: Arc<Shared>, stream: TcpStream) {
     // Small answers must not wait for acknowledgements.
     let _ = stream.set_nodelay(true);
+    let house = Arc::clone(&shared);
     let socket = stream.as_fd().try_clone_to_owned().ok().map(Arc::new);
     let service = service_fn(move |request| respond(Arc::clone(&shared), socket.clone(), request));
-    let served = http1::Builder::new()
+    let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_PATIENCE)
         .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades()
-        .await;
-    if let Err(error) = served {
-        tracing::debug!(%error, "a connection ended");
+        .with_upgrades();
+    tokio::select! {
+        served = serving => {
+            if let Err(error) = served {
+                tracing::debug!(%error, "a connection ended");
+            }
+        }
+        () = house.closing() => {}
     }
 }
 
@@ -123,14 +128,21 @@ fn session(
         Err(_) => return Reply::unauthorized("There is no such runner"),
     };
     let upgraded = hyper::upgrade::on(&mut request);
+    let house = Arc::clone(shared);
     tokio::spawn(async move {
-        match upgraded.await {
-            Ok(stream) => {
-                if let Err(error) = session.serve(TokioIo::new(stream), socket).await {
-                    tracing::debug!(%error, "a runner's connection broke");
+        let serving = async {
+            match upgraded.await {
+                Ok(stream) => {
+                    if let Err(error) = session.serve(TokioIo::new(stream), socket).await {
+                        tracing::debug!(%error, "a runner's connection broke");
+                    }
                 }
+                Err(error) => tracing::debug!(%error, "a runner left before it was connected"),
             }
-            Err(error) => tracing::debug!(%error, "a runner left before it was connected"),
+        };
+        tokio::select! {
+            () = serving => {}
+            () = house.closing() => {}
         }
     });
     Reply::empty(StatusCode::SWITCHING_PROTOCOLS)

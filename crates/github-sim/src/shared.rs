@@ -53,6 +53,7 @@ pub(crate) struct Shared {
     timeline: broadcast::Sender<TimelineEvent>,
     dispatch: mpsc::Sender<Dispatch>,
     requests: Mutex<RequestLog>,
+    closed: watch::Sender<bool>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -71,6 +72,7 @@ impl Shared {
             timeline: broadcast::Sender::new(TIMELINE_LAG),
             dispatch,
             requests: Mutex::default(),
+            closed: watch::Sender::new(false),
         };
         (Arc::new(shared), queue)
     }
@@ -162,6 +164,17 @@ impl Shared {
                 _ = changes.changed() => {}
             }
         }
+    }
+
+    /// Ends all connections.
+    pub(crate) fn close(&self) {
+        self.closed.send_replace(true);
+    }
+
+    /// Waits until the simulator ends.
+    pub(crate) async fn closing(&self) {
+        // An error means that `self` is gone, which cannot be while it is borrowed.
+        let _ = self.closed.subscribe().wait_for(|closed| *closed).await;
     }
 
     /// Keeps a request; returns its number.

@@ -119,13 +119,27 @@ impl WorkflowIds {
     }
 }
 
-/// A running simulator. It stops when the last clone is dropped.
+/// A running simulator. When the last clone is dropped, it stops: its port is closed, its connections
+/// break.
 #[derive(Debug, Clone)]
 pub struct Sim {
     shared: Arc<Shared>,
     address: SocketAddr,
-    /// Dropping it ends the tasks.
-    _tasks: Arc<JoinSet<()>>,
+    _tasks: Arc<Tasks>,
+}
+
+/// What runs for a simulator, until this is dropped.
+#[derive(Debug)]
+struct Tasks {
+    shared: Arc<Shared>,
+    /// Dropping it ends them.
+    _set: JoinSet<()>,
+}
+
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        self.shared.close();
+    }
 }
 
 impl Sim {
@@ -151,6 +165,7 @@ impl Sim {
         tasks.spawn(server::serve(Arc::clone(&shared), listener));
         tasks.spawn(webhooks::run(Arc::clone(&shared), queue, config.webhook_concurrency));
         tasks.spawn(Arc::clone(&shared).keep_time());
+        let tasks = Tasks { shared: Arc::clone(&shared), _set: tasks };
         Ok(Self { shared, address, _tasks: Arc::new(tasks) })
     }
 

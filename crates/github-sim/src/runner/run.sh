@@ -131,13 +131,14 @@ sim_stop_step() {
   sim_cancelled=1
   [[ $sim_step ]] || return
   kill -TERM -- "-$sim_step" 2>/dev/null
-  { sleep 5; kill -KILL -- "-$sim_step" 2>/dev/null; } &
+  { sleep 5; kill -KILL -- "-$sim_step"; } >/dev/null 2>&1 &
+  sim_killer=$!
 }
 
 # Runs the job whose description, a bash script of $1 bytes, comes next.
 sim_run_job() {
   local sim_program sim_i sim_first sim_code sim_how sim_result=success sim_watcher=
-  sim_step= sim_cancelled=
+  sim_step= sim_cancelled= sim_killer=
   local -a sim_scripts sim_always
   IFS= read -r -N "$1" -u "$sim_io" sim_program || return 1
   eval "$sim_program"
@@ -192,6 +193,11 @@ sim_run_job() {
       ((sim_code > 128)) && kill -0 "$sim_step" 2>/dev/null || break
     done
     sim_step=
+    if [[ $sim_killer ]]; then
+      kill -- "-$sim_killer" 2>/dev/null
+      wait "$sim_killer" 2>/dev/null
+      sim_killer=
+    fi
     sim_how=success
     ((sim_code)) && sim_how=failure
     [[ $sim_cancelled ]] && sim_how=cancelled

@@ -86,6 +86,39 @@ async fn faults_are_set_over_http() {
 }
 
 #[tokio::test]
+async fn a_stopped_simulator_answers_nobody() {
+    let sim = github_sim::Sim::start(github_sim::SimConfig::default()).await.expect("one");
+    let client = reqwest::Client::builder().user_agent("x").no_proxy().build().expect("one");
+    let url = format!("{}/_sim/", sim.url());
+    let waiting = client.get(format!("{}/_sim/jobs/1/wait", sim.url()));
+    assert_eq!(waiting.send().await.expect("an answer").status(), 404);
+    assert_eq!(client.get(&url).send().await.expect("an answer").status(), 200);
+    drop(sim);
+    // Neither over the connection that is open, nor over a new one.
+    assert!(client.get(&url).send().await.is_err());
+}
+
+/// Forrest's own latency is measured through the simulator: it must not add to it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_come_at_once() {
+    let github = GitHub::start("answers_come_at_once").await;
+    let token = github.token().await;
+    let url = format!("{}/repos/{REPO}/actions/runs", github.sim.url());
+    let mut times = Vec::new();
+    for _ in 0..200 {
+        let before = std::time::Instant::now();
+        let answer = github.http.get(&url).bearer_auth(&token).send().await.expect("an answer");
+        answer.bytes().await.expect("a body");
+        times.push(before.elapsed());
+    }
+    times.sort_unstable();
+    let median = times[times.len() / 2];
+    eprintln!("median {median:?}, slowest {:?}", times[times.len() - 1]);
+    // Unoptimised on a loaded machine; 0.3 ms is usual.
+    assert!(median < Duration::from_millis(20), "{median:?}");
+}
+
+#[tokio::test]
 async fn a_seed_replays_chance() {
     async fn pattern(seed: u64) -> Vec<bool> {
         let config = github_sim::SimConfig { seed, ..github_sim::SimConfig::default() };
