@@ -142,6 +142,20 @@ pub enum ImageError {
         /// The run.
         runner: RunnerName,
     },
+    /// A snapshot was dropped or removed since it was found.
+    #[error("the snapshot in {} is not to be used any more; the next check has a new one built", dir.display())]
+    SnapshotGone {
+        /// Its directory.
+        dir: PathBuf,
+    },
+    /// A snapshot's build did not leave what belongs to one.
+    #[error("the snapshot in {} has no file {name}: it was not built to its end", dir.display())]
+    SnapshotIncomplete {
+        /// Its directory.
+        dir: PathBuf,
+        /// What is missing.
+        name: &'static str,
+    },
     /// `qemu-img` is not there.
     #[error("qemu-img is needed to {purpose} but is not installed: install the package qemu-utils")]
     NoQemuImg {

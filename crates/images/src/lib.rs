@@ -1,10 +1,10 @@
 //! The image store: the disks of src, machine and run, and the small disks that seed a guest.
 //!
-//! Where to find what: [`Store`] is the base directory; [`run_disk`] forks a run's disk, [`promote`]
-//! makes it a generation, `retention` goes back and cleans up, [`src_cache`] looks after the operator's
-//! images; [`template`] renders a setup template, [`seed`] writes it to a FAT file system, [`readback`]
-//! reads what the guest left there, [`persistence`] compares the token; [`durable`] makes every change of
-//! a file.
+//! Where to find what: [`Store`] is the base directory; [`run_disk`] forks a run's disk, [`snapshots`]
+//! keeps saved guests with theirs, [`promote`] makes a disk a generation, `retention` goes back and cleans
+//! up, [`src_cache`] looks after the operator's images; [`template`] renders a setup template, [`seed`]
+//! writes it to a FAT file system, [`readback`] reads what the guest left there, [`persistence`] compares
+//! the token; [`durable`] makes every change of a file.
 //!
 //! Everything blocks; nothing here knows tokio, GitHub, QEMU's command line or the configuration file.
 
@@ -23,6 +23,7 @@ mod retention;
 pub mod run_disk;
 mod runs;
 pub mod seed;
+pub mod snapshots;
 pub mod src_cache;
 mod store;
 pub mod template;
@@ -36,5 +37,6 @@ pub use qemu_img::Progress;
 pub use retention::Pruned;
 pub use run_disk::RunDisk;
 pub use runs::RunDir;
+pub use snapshots::{Snapshot, SnapshotDir, SnapshotKey, SnapshotMeta};
 pub use src_cache::SrcKeeping;
 pub use store::{Driver, Space, Store, StoreOptions};

@@ -27,6 +27,11 @@
 //! Asking for the same promotion again, after an error or a crash, completes it and answers the same
 //! generation: a run is promoted at most once, by its name in the lineage.
 //!
+//! A disk that is built on a snapshot's disk is taken off it first, with `qemu-img rebase`, onto what the
+//! snapshot's disk is built on: a snapshot is never forced to the disk, and goes when its key does. Only
+//! what the snapshot's guest wrote while it booted is read for that. Where it is interrupted, the disk
+//! reads the same as before, and the next try completes it.
+//!
 //! A plain file in place of the link (the layout of earlier Forrests) becomes a generation in the same
 //! steps when the store is opened.
 
@@ -57,7 +62,8 @@ impl Store {
     /// To be called after QEMU has exited, when the guest shut itself down and the token was right. Takes
     /// as long as writing out the disk's unwritten blocks; but where the disk is built on more than
     /// [`MAX_BACKING_DEPTH`] files, as long as reading and writing all of its data, of which `progress`
-    /// then hears. Calling it again completes what was interrupted.
+    /// then hears; and where the run was restored by the overlay driver, as long as copying what the
+    /// snapshot's guest wrote. Calling it again completes what was interrupted.
     ///
     /// # Errors
     /// [`ImageError::NoDisk`]; [`ImageError::HostRestarted`]; [`ImageError::NoNumberLeft`];
@@ -83,6 +89,7 @@ impl Store {
         if record.boot_id != self.boot_id {
             return Err(ImageError::HostRestarted { runner: run.runner().clone() });
         }
+        self.take_off_snapshot(run, &mut record, &mut *progress)?;
         let depth = self.chain_below(&run.disk(), record.backing.as_ref())?.len();
         if depth > MAX_BACKING_DEPTH {
             self.flatten(run, &mut record, progress)?;
@@ -237,6 +244,27 @@ impl Store {
         self.commit(paths, generations, &paths.link, &lineage)
     }
 
+    /// Puts an overlay of a snapshot's disk onto what that is an overlay of.
+    fn take_off_snapshot(
+        &self,
+        run: &RunDir,
+        record: &mut DiskRecord,
+        progress: Progress<'_>,
+    ) -> Result<(), ImageError> {
+        let Some(snapshot) = &record.backing else { return Ok(()) };
+        let Some(below) = self.below_snapshot(snapshot)? else { return Ok(()) };
+        let Some(below) = below else {
+            // A clone that was made by the other driver.
+            return self.flatten(run, record, progress);
+        };
+        // Checked before `qemu-img` opens them.
+        self.chain_below(&run.disk(), record.backing.as_ref())?;
+        qemu_img::rebase(&self.files, &run.disk(), (&below.path, below.format), progress)?;
+        record.backing = Some(below);
+        let path = run.path().join(DISK_RECORD);
+        self.files.replace_volatile(&path, &to_json(&path, record)?, 0o600)
+    }
+
     /// Replaces the run's overlay by one file that stands alone.
     fn flatten(
         &self,
@@ -248,7 +276,7 @@ impl Store {
         self.files.remove(&flat)?;
         tracing::info!(
             runner = %run.runner(),
-            "the disk is built on more than {MAX_BACKING_DEPTH} files: writing it out as one"
+            "the disk is built on too many files, or on one that goes: writing it out as one"
         );
         let from = run.disk();
         let (from, to) = ((from.as_path(), record.format), (flat.as_path(), DiskFormat::Qcow2));

@@ -1,7 +1,8 @@
-//! The one use of `qemu-img`: copying an image into another format, with its progress.
+//! The uses of `qemu-img`: copying an image into another format, and putting an overlay onto another
+//! file, with their progress.
 
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use crate::durable::Files;
@@ -27,10 +28,37 @@ pub(crate) fn convert(
     // Absolute paths, so that no file name is taken for an option or a protocol.
     let from = std::path::absolute(from).context("find", from)?;
     let to = std::path::absolute(to).context("find", to)?;
-    let mut child = Command::new("qemu-img")
+    let mut command = Command::new("qemu-img");
+    command
         .args(["convert", "-p", "-f", from_format.qemu_name(), "-O", to_format.qemu_name()])
         .arg(&from)
-        .arg(&to)
+        .arg(&to);
+    run(command, purpose, from, progress)
+}
+
+/// Puts a qcow2 overlay onto another file, one that it is built on already, and copies what the files
+/// between the two hold. Synchronises nothing. Interrupted, it leaves an overlay that reads the same.
+pub(crate) fn rebase(
+    files: &Files,
+    disk: &Path,
+    (backing, backing_format): (&Path, DiskFormat),
+    progress: Progress<'_>,
+) -> Result<(), ImageError> {
+    files.announce_convert(disk, disk)?;
+    let disk = std::path::absolute(disk).context("find", disk)?;
+    let mut command = Command::new("qemu-img");
+    command.args(["rebase", "-p", "-f", DiskFormat::Qcow2.qemu_name()]);
+    command.args(["-F", backing_format.qemu_name(), "-b"]).arg(backing).arg(&disk);
+    run(command, "take off its snapshot", disk, progress)
+}
+
+fn run(
+    mut command: Command,
+    purpose: &'static str,
+    path: PathBuf,
+    progress: Progress<'_>,
+) -> Result<(), ImageError> {
+    let mut child = command
         .env("LC_ALL", "C")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -38,11 +66,11 @@ pub(crate) fn convert(
         .spawn()
         .map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => ImageError::NoQemuImg { purpose },
-            _ => ImageError::Io { action: "start qemu-img for", path: from.clone(), source },
+            _ => ImageError::Io { action: "start qemu-img for", path: path.clone(), source },
         })?;
     let stderr = drain_stderr(&mut child);
     report_progress(&mut child, progress);
-    let status = child.wait().context("wait for qemu-img with", &from)?;
+    let status = child.wait().context("wait for qemu-img with", &path)?;
     let stderr = stderr.and_then(|thread| thread.join().ok()).unwrap_or_default();
     if status.success() {
         return Ok(());
@@ -51,7 +79,7 @@ pub(crate) fn convert(
         "" => format!("it ended with {status}"),
         text => text.to_owned(),
     };
-    Err(ImageError::QemuImg { purpose, path: from, stderr })
+    Err(ImageError::QemuImg { purpose, path, stderr })
 }
 
 fn drain_stderr(child: &mut Child) -> Option<std::thread::JoinHandle<String>> {

@@ -6,6 +6,8 @@
 //! | raw | overlay | an empty qcow2 overlay of the wanted size |
 //! | qcow2 (a generation made by the overlay driver) | either | an empty qcow2 overlay of the wanted size |
 //!
+//! A run that is restored from a snapshot starts from the snapshot's disk instead, in the same ways.
+//!
 //! Src images in qcow2 format are converted to raw once ([`crate::src_cache`]), so that every disk below
 //! a reflink store is a raw file: nothing has to be decompressed or looked up while a job runs. All
 //! three ways take milliseconds, whatever the size; what a clone's time does depend on is the number of
@@ -26,6 +28,7 @@ use crate::generations::{BackingFile, Generations, RECORD_MAX};
 use crate::layout::{DISK, DISK_RECORD};
 use crate::qcow2::{self, MAX_DISK};
 use crate::runs::RunDir;
+use crate::snapshots::SnapshotDir;
 use crate::store::{Driver, Store, cannot_clone, read_record, to_json};
 
 const DISK_MODE: u32 = 0o600;
@@ -44,6 +47,8 @@ pub struct RunDisk {
     pub backing: Vec<BackingFile>,
     /// The image that it started from.
     pub parent: StartImage,
+    /// The snapshot that it goes with: the guest has to be restored, not booted.
+    pub snapshot: Option<SnapshotDir>,
 }
 
 /// The content of `disk.json`, beside each disk.
@@ -57,14 +62,17 @@ pub(crate) struct DiskRecord {
     pub(crate) backing: Option<BackingFile>,
     /// During which boot of the host the disk is written.
     pub(crate) boot_id: String,
+    /// The name of the snapshot's directory, where the run is restored from one.
+    #[serde(default)]
+    pub(crate) snapshot: Option<String>,
 }
 
 /// An image, found and measured.
-struct Source {
-    path: PathBuf,
-    format: DiskFormat,
-    size: Bytes,
-    chain: Vec<BackingFile>,
+pub(crate) struct Source {
+    pub(crate) path: PathBuf,
+    pub(crate) format: DiskFormat,
+    pub(crate) size: Bytes,
+    pub(crate) chain: Vec<BackingFile>,
 }
 
 impl Store {
@@ -89,11 +97,7 @@ impl Store {
             return Err(ImageError::DiskTooLarge { disk_size, max: MAX_DISK });
         }
         let size = Bytes(disk_size.0.next_multiple_of(SECTOR));
-        let exists = |path: &Path| path.symlink_metadata().is_ok();
-        if exists(&run.disk()) {
-            let (runner, dir) = (run.runner().clone(), run.path().to_owned());
-            return Err(ImageError::DiskExists { runner, dir });
-        }
+        self.check_no_disk(run)?;
         if let ImageRef::Src { path } = &start.image {
             self.prepare_src(Path::new(path), &mut |_| {})?;
         }
@@ -107,11 +111,19 @@ impl Store {
                 disk_size,
             });
         }
-        let result = self.make_disk(start, source, run.path(), size);
+        let result = self.make_disk(start, source, run.path(), size, None);
         if result.is_err() {
             self.remove_failed(run.path());
         }
         result
+    }
+
+    pub(crate) fn check_no_disk(&self, run: &RunDir) -> Result<(), ImageError> {
+        if run.disk().symlink_metadata().is_ok() {
+            let (runner, dir) = (run.runner().clone(), run.path().to_owned());
+            return Err(ImageError::DiskExists { runner, dir });
+        }
+        Ok(())
     }
 
     /// The disk of a run, by its record; `None` where the run has none.
@@ -125,16 +137,18 @@ impl Store {
         let Some(record) = record.filter(|_| path.is_file()) else { return Ok(None) };
         let backing = self.chain_below(&path, record.backing.as_ref())?;
         let parent = StartImage { image: record.parent, made_at: record.parent_made_at };
+        let snapshot = record.snapshot.as_deref().and_then(|name| self.snapshot_named(name));
         let DiskRecord { format, virtual_size, .. } = record;
-        Ok(Some(RunDisk { path, format, virtual_size, backing, parent }))
+        Ok(Some(RunDisk { path, format, virtual_size, backing, parent, snapshot }))
     }
 
-    fn make_disk(
+    pub(crate) fn make_disk(
         &self,
         start: &StartImage,
         source: Source,
         dir: &Path,
         size: Bytes,
+        snapshot: Option<&SnapshotDir>,
     ) -> Result<RunDisk, ImageError> {
         let cloned = source.format == DiskFormat::Raw && self.driver() == Driver::Reflink;
         let format = if cloned { DiskFormat::Raw } else { DiskFormat::Qcow2 };
@@ -147,6 +161,7 @@ impl Store {
             parent_made_at: start.made_at,
             backing: backing.clone(),
             boot_id: self.boot_id.clone(),
+            snapshot: snapshot.and_then(|snapshot| snapshot.name()),
         };
         let record_path = dir.join(DISK_RECORD);
         let json = to_json(&record_path, &record)?;
@@ -167,11 +182,12 @@ impl Store {
             }
         }
         let backing = backing.into_iter().chain(source.chain).collect();
-        Ok(RunDisk { path, format, virtual_size: size, backing, parent: start.clone() })
+        let (parent, snapshot) = (start.clone(), snapshot.cloned());
+        Ok(RunDisk { path, format, virtual_size: size, backing, parent, snapshot })
     }
 
     /// Best effort: the error that led here matters more, and the run's directory goes as a whole.
-    fn remove_failed(&self, dir: &Path) {
+    pub(crate) fn remove_failed(&self, dir: &Path) {
         for name in [DISK, DISK_RECORD] {
             if let Err(error) = self.files.remove(&dir.join(name)) {
                 tracing::warn!("after a fork that failed: {error}");

@@ -17,6 +17,10 @@ pub struct RunDir {
 }
 
 impl RunDir {
+    pub(crate) const fn at(runner: RunnerName, machine: MachineTypeName, path: PathBuf) -> Self {
+        Self { runner, machine, path }
+    }
+
     /// The run.
     pub const fn runner(&self) -> &RunnerName {
         &self.runner
