@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use forrest_config::Config;
 use forrest_core::event::{AdoptedRun, AdoptedVm, RegisterTrouble};
-use forrest_core::model::{Repository, RunnerId, RunnerName, Timestamp};
+use forrest_core::model::{MachineTypeName, Repository, RunnerId, RunnerName, Timestamp};
 use forrest_core::{Command, Core, Event, Level, Note, RunEvent, View};
 use forrest_github::webhook::Verifier;
 use secrecy::SecretString;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::now;
@@ -63,6 +64,8 @@ pub struct Driver {
     jit_configs: BTreeMap<RunnerName, SecretString>,
     /// What each run was created with: it keeps that, whatever the configuration says later.
     runs: BTreeMap<RunnerName, Arc<RunContext>>,
+    /// Snapshots that are being built, and how each is given up.
+    builds: BTreeMap<MachineTypeName, CancellationToken>,
     /// Says that something happened, to whoever follows along.
     changed: watch::Sender<()>,
     /// GitHub's spelling of repositories may differ from the configuration's in case.
@@ -91,6 +94,7 @@ impl Driver {
             tasks: TaskTracker::new(),
             jit_configs: BTreeMap::new(),
             runs: BTreeMap::new(),
+            builds: BTreeMap::new(),
             spellings,
         }
     }
@@ -171,6 +175,9 @@ impl Driver {
         {
             job.repository = name.clone();
         }
+        if let Event::SnapshotBuilt { machine, .. } = &event {
+            self.builds.remove(machine);
+        }
         let mut commands = Vec::new();
         self.core.handle(now(), event, &mut commands);
         for command in commands {
@@ -183,10 +190,10 @@ impl Driver {
         let executors = self.executors.clone();
         match command {
             Command::Note(note) => log(&note),
-            Command::Prepare { runner, machine, .. } => {
+            Command::Prepare { runner, machine, restore } => {
                 let run = Arc::new(RunContext::new(&self.config, &executors, &runner, &machine));
                 self.runs.insert(runner, Arc::clone(&run));
-                self.tasks.spawn(executors.prepare(run));
+                self.tasks.spawn(executors.prepare(run, restore));
             }
             Command::Poll { repository, known } => {
                 self.tasks.spawn(executors.poll(repository, known));
@@ -204,11 +211,23 @@ impl Driver {
                 self.tasks.spawn(executors.mark_broken(machine, generation, why));
             }
             Command::CheckSnapshot { machine } => {
-                self.tasks.spawn(executors.check_snapshot(machine));
+                let settings = executors.with_snapshot(&machine);
+                self.tasks.spawn(executors.check_snapshot(machine, settings));
             }
-            Command::BuildSnapshot { .. }
-            | Command::CancelSnapshot { .. }
-            | Command::DropSnapshot { .. } => {}
+            Command::BuildSnapshot { machine } => {
+                let settings = executors.with_snapshot(&machine);
+                let given_up = CancellationToken::new();
+                self.builds.insert(machine.clone(), given_up.clone());
+                self.tasks.spawn(executors.build_snapshot(machine, settings, given_up));
+            }
+            Command::CancelSnapshot { machine } => {
+                if let Some(given_up) = self.builds.get(&machine) {
+                    given_up.cancel();
+                }
+            }
+            Command::DropSnapshot { machine } => {
+                self.tasks.spawn(executors.drop_snapshot(machine));
+            }
             Command::Register { ref runner, .. }
             | Command::Deregister { ref runner, .. }
             | Command::StartVm { ref runner, .. }
@@ -269,6 +288,8 @@ impl Driver {
 
     async fn stop(self) {
         systemd::stopping();
+        // They are no runs: the next daemon would only end them.
+        self.builds.values().for_each(CancellationToken::cancel);
         self.tasks.close();
         if tokio::time::timeout(STOP_GRACE, self.tasks.wait()).await.is_err() {
             tracing::warn!("stopping although some work is not done; the next start finishes it");

@@ -10,7 +10,7 @@ use forrest_core::model::Timestamp;
 use forrest_github::webhook::Verifier;
 use forrest_github::{GitHub, GitHubConfig, GitHubError};
 use forrest_images::Store;
-use forrest_vm::host::{QEMU_PROGRAM, find_qemu, probe_kvm, probe_qemu};
+use forrest_vm::host::{QEMU_PROGRAM, boot_id, cpu_model, find_qemu, probe_kvm, probe_qemu};
 use forrest_vm::spec::Accel;
 use secrecy::SecretString;
 use tokio::signal::unix::{SignalKind, signal};
@@ -72,6 +72,7 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     if let Some(event) = measure::once(&executors).await {
         driver.tell(event);
     }
+    executors.clean_up_snapshots().await;
     for run in adoption::adopted(&store) {
         driver.adopt(run);
     }
@@ -116,7 +117,22 @@ async fn host(config: &Config, supervisor: PathBuf) -> Result<Host, DaemonError>
             Accel::Kvm
         }
     };
-    Ok(Host { qemu: qemu.program, version: qemu.version.to_string(), accel, supervisor })
+    let boot_id = boot_id();
+    let snapshots = qemu.snapshots().and(boot_id.as_ref().map(drop).ok_or_else(|| {
+        "the host's kernel does not tell when it was booted, so no snapshot can be trusted; jobs \
+         start cold"
+            .to_owned()
+    }));
+    Ok(Host {
+        version: qemu.version.to_string(),
+        snapshots,
+        package: qemu.package,
+        qemu: qemu.program,
+        accel,
+        cpu_model: cpu_model(),
+        boot_id: boot_id.unwrap_or_default(),
+        supervisor,
+    })
 }
 
 fn github(config: &Config) -> Result<GitHub, DaemonError> {

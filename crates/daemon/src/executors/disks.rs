@@ -12,11 +12,14 @@ use forrest_core::model::{Bytes, Generation, ImageRef, Job, MachineTypeName, Sta
 use forrest_images::persistence::persistence_token_matches;
 use forrest_images::readback::{self, ReadBack};
 use forrest_images::template::{Part, Replacements, RunValues, Template};
-use forrest_images::{DiskFormat, ImageError, Origin, Store};
-use forrest_vm::spec::{self, Boot, Confinement, Disk, GuestUuid, RunSpec, SharedDir};
+use forrest_images::{DiskFormat, ImageError, Origin, RunDir, RunDisk, Store};
+use forrest_vm::spec::{
+    Boot, Confinement, Disk, DiskFormat as VmDiskFormat, FORMAT, GuestUuid, Network, RunSpec,
+    SharedDir,
+};
 use secrecy::SecretString;
 
-use super::{Executors, Host, RunContext, blocking};
+use super::{Executors, Host, RunContext, blocking, snapshots};
 use crate::clock::now;
 use crate::record::RunRecord;
 
@@ -40,12 +43,12 @@ pub(super) fn allocated(path: &Path) -> Bytes {
 
 impl Executors {
     /// Forks the run's disk and writes its `CIDATA` disk.
-    pub(crate) async fn prepare(self, run: Arc<RunContext>) {
+    pub(crate) async fn prepare(self, run: Arc<RunContext>, restore: bool) {
         let prepared = {
             let run = Arc::clone(&run);
             let _permit = self.disk_work.acquire().await;
-            let store = self.store.clone();
-            blocking(move || prepare(&store, &run)).await.map_err(Trouble::new)
+            let (store, host) = (self.store.clone(), Arc::clone(&self.host));
+            blocking(move || prepare(&store, &run, &host, restore)).await.map_err(Trouble::new)
         };
         self.answer(&run, RunEvent::Prepared(prepared)).await;
     }
@@ -151,7 +154,12 @@ fn settings(run: &RunContext) -> Result<&Machine, String> {
     run.settings.as_deref().ok_or_else(|| format!("{} is not configured any more", run.machine))
 }
 
-fn prepare(store: &Store, run: &RunContext) -> Result<StartImage, String> {
+fn prepare(
+    store: &Store,
+    run: &RunContext,
+    host: &Host,
+    restore: bool,
+) -> Result<StartImage, String> {
     let settings = settings(run)?;
     let text = |error: ImageError| error.to_string();
     store.create_run_dir(&run.runner, &run.machine).map_err(text)?;
@@ -171,21 +179,35 @@ fn prepare(store: &Store, run: &RunContext) -> Result<StartImage, String> {
     };
     write(&record)?;
     let start = start_image(store, settings)?;
+    let template = template(settings).map_err(text)?;
+    if restore && let Some(snapshot) = snapshots::fitting(store, settings, host, &start, &template)
+    {
+        match store.fork_from_snapshot(&snapshot, &run.dir) {
+            Ok(_) => {
+                record.image = Some(start.clone());
+                write(&record)?;
+                return Ok(start);
+            }
+            Err(error) => {
+                tracing::warn!(runner = %run.runner, %error, "starting cold: its snapshot fails");
+            }
+        }
+    }
     store.fork(&start, &run.dir, settings.disk).map_err(text)?;
     record.image = Some(start.clone());
     write(&record)?;
-    let template = template(settings).map_err(text)?;
     for unknown in template.unknown_patterns() {
         tracing::warn!(machine = %run.machine, "{unknown} is replaced by nothing: no such parameter");
     }
     if template.run_values_in_cloud_init().is_empty() {
-        write_seed(store, run, &template, Part::CloudInit, &start, None).map_err(text)?;
+        let seed = Seed { machine: &run.machine, template: &template, start: &start };
+        seed.write(store, &run.dir.cloud_init(), Part::CloudInit, None).map_err(text)?;
     }
     Ok(start)
 }
 
 /// The image that a run of this machine type starts from now.
-fn start_image(store: &Store, settings: &Machine) -> Result<StartImage, String> {
+pub(super) fn start_image(store: &Store, settings: &Machine) -> Result<StartImage, String> {
     let text = |error: ImageError| error.to_string();
     let base = match &settings.base {
         Base::Image(path) => Some(store.src_image(path.resolve()).map_err(text)?),
@@ -201,33 +223,35 @@ fn start_image(store: &Store, settings: &Machine) -> Result<StartImage, String> 
     })
 }
 
-fn template(settings: &Machine) -> Result<Template, ImageError> {
+pub(super) fn template(settings: &Machine) -> Result<Template, ImageError> {
     let template = &settings.setup_template;
     Template::load(template.path.resolve(), &template.parameters)
 }
 
-fn write_seed(
-    store: &Store,
-    run: &RunContext,
-    template: &Template,
-    part: Part,
-    start: &StartImage,
-    jit_config: Option<&SecretString>,
-) -> Result<(), ImageError> {
-    let instance_id = instance_id(template, start);
-    let values = jit_config.map(|jit_config| RunValues { runner: &run.runner, jit_config });
-    let replacements =
-        Replacements { machine: &run.machine, instance_id: &instance_id, run: values };
-    let files = template.render(part, &replacements)?;
-    let path = match part {
-        Part::CloudInit => run.dir.cloud_init(),
-        Part::JobConfig => run.dir.job_config(),
-    };
-    store.write_seed(&path, part.label(), &files)
+/// What seed disks are made of.
+pub(super) struct Seed<'a> {
+    pub(super) machine: &'a MachineTypeName,
+    pub(super) template: &'a Template,
+    pub(super) start: &'a StartImage,
+}
+
+impl Seed<'_> {
+    /// Writes one of the two disks.
+    pub(super) fn write(
+        &self,
+        store: &Store,
+        path: &Path,
+        part: Part,
+        run: Option<RunValues<'_>>,
+    ) -> Result<(), ImageError> {
+        let instance_id = instance_id(self.template, self.start);
+        let replacements = Replacements { machine: self.machine, instance_id: &instance_id, run };
+        store.write_seed(path, part.label(), &self.template.render(part, &replacements)?)
+    }
 }
 
 /// What cloud-init tells one set-up from another by: it changes with the template and with the image.
-fn instance_id(template: &Template, start: &StartImage) -> String {
+pub(super) fn instance_id(template: &Template, start: &StartImage) -> String {
     let hash = template.content_hash();
     let hash = hash.get(..16).unwrap_or(&hash);
     match &start.image {
@@ -249,11 +273,12 @@ pub(super) fn write_job_config(
     let template = template(settings).map_err(text)?;
     let start = RunRecord::read(run.dir.path()).and_then(|record| record.image);
     let start = start.ok_or("the run's record cannot be read")?;
+    let seed = Seed { machine: &run.machine, template: &template, start: &start };
+    let values = Some(RunValues { runner: &run.runner, jit_config });
     if !template.run_values_in_cloud_init().is_empty() {
-        write_seed(store, run, &template, Part::CloudInit, &start, Some(jit_config))
-            .map_err(text)?;
+        seed.write(store, &run.dir.cloud_init(), Part::CloudInit, values).map_err(text)?;
     }
-    write_seed(store, run, &template, Part::JobConfig, &start, Some(jit_config)).map_err(text)
+    seed.write(store, &run.dir.job_config(), Part::JobConfig, values).map_err(text)
 }
 
 /// The virtual machine's description for its supervisor.
@@ -261,16 +286,36 @@ pub(super) fn run_spec(store: &Store, run: &RunContext, host: &Host) -> Result<R
     let settings = settings(run)?;
     let disk = store.run_disk(&run.dir).map_err(|error| error.to_string())?;
     let disk = disk.ok_or("the run's disk is gone")?;
+    let boot = match &disk.snapshot {
+        Some(snapshot) => Boot::Restored { ram: snapshot.ram(), state: snapshot.state() },
+        None => Boot::Cold,
+    };
+    spec(&run.dir, settings, host, disk, boot)
+}
+
+/// Random bytes.
+pub(super) fn random() -> Result<[u8; 16], String> {
     let mut random = [0; 16];
     std::fs::File::open("/dev/urandom")
         .and_then(|mut file| std::io::Read::read_exact(&mut file, &mut random))
         .map_err(|error| format!("no random numbers: {error}"))?;
+    Ok(random)
+}
+
+/// The description of a virtual machine in this directory.
+pub(super) fn spec(
+    dir: &RunDir,
+    settings: &Machine,
+    host: &Host,
+    disk: RunDisk,
+    boot: Boot,
+) -> Result<RunSpec, String> {
     let boot_timeout_ms = u64::try_from(settings.boot_timeout.as_millis()).unwrap_or(u64::MAX);
     Ok(RunSpec {
-        format: spec::FORMAT,
-        runner: run.runner.clone(),
-        machine: run.machine.clone(),
-        uuid: GuestUuid::from_random(random),
+        format: FORMAT,
+        runner: dir.runner().clone(),
+        machine: dir.machine().clone(),
+        uuid: GuestUuid::from_random(random()?),
         qemu: host.qemu.clone(),
         accel: host.accel,
         cpus: settings.cpus,
@@ -278,12 +323,12 @@ pub(super) fn run_spec(store: &Store, run: &RunContext, host: &Host) -> Result<R
         disk: Disk {
             path: disk.path,
             format: match disk.format {
-                DiskFormat::Raw => spec::DiskFormat::Raw,
-                DiskFormat::Qcow2 => spec::DiskFormat::Qcow2,
+                DiskFormat::Raw => VmDiskFormat::Raw,
+                DiskFormat::Qcow2 => VmDiskFormat::Qcow2,
             },
         },
-        cloud_init: run.dir.cloud_init(),
-        job_config: run.dir.job_config(),
+        cloud_init: dir.cloud_init(),
+        job_config: dir.job_config(),
         shared: settings
             .shared
             .iter()
@@ -293,9 +338,9 @@ pub(super) fn run_spec(store: &Store, run: &RunContext, host: &Host) -> Result<R
                 writable: shared.writable,
             })
             .collect(),
-        boot: Boot::Cold,
+        boot,
         boot_timeout_ms,
-        network: spec::Network::default(),
+        network: Network::default(),
         confinement: Confinement::default(),
         record: serde_json::Value::Null,
     })

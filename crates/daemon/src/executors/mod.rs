@@ -2,11 +2,13 @@
 //!
 //! - `disks`: what happens to a run's files: prepare, read back, promote, discard.
 //! - `machines`: what happens to its virtual machine, through its supervisor.
+//! - `snapshots`: guests that were booted once, to be restored any number of times.
 //! - `github`: what GitHub is asked.
 
 mod disks;
 mod github;
 mod machines;
+mod snapshots;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -37,8 +39,16 @@ pub struct Host {
     pub qemu: PathBuf,
     /// Its version.
     pub version: String,
+    /// What its distributor calls this build.
+    pub package: String,
+    /// Whether it can save and restore guests, or why not.
+    pub snapshots: Result<(), String>,
     /// How guest code is executed.
     pub accel: Accel,
+    /// What CPU guests see.
+    pub cpu_model: String,
+    /// Changes with every boot of the host.
+    pub boot_id: String,
     /// The program that supervises a virtual machine: Forrest itself.
     pub supervisor: PathBuf,
 }
@@ -102,11 +112,16 @@ pub(crate) struct Executors {
 struct Settings {
     /// Finished runs whose logs are kept.
     keep_runs: usize,
+    /// The machine types whose runs start from snapshots.
+    with_snapshots: Vec<Arc<Machine>>,
 }
 
 impl Settings {
     fn of(config: &Config) -> Arc<Self> {
-        Arc::new(Self { keep_runs: config.host.keep_runs as usize })
+        let machines = config.repositories.values().flat_map(|r| r.machines.values());
+        let with_snapshots =
+            machines.filter(|m| m.snapshot).map(|m| Arc::new(m.clone())).collect();
+        Arc::new(Self { keep_runs: config.host.keep_runs as usize, with_snapshots })
     }
 }
 
@@ -147,9 +162,9 @@ impl Executors {
         .await
     }
 
-    pub(crate) async fn check_snapshot(self, machine: MachineTypeName) {
-        let fits = Err(Trouble::new("snapshots are not built yet by this version"));
-        self.send(Message::Event(Event::SnapshotChecked { machine, fits })).await;
+    /// A machine type's settings as they are now, where its runs start from snapshots.
+    pub(crate) fn with_snapshot(&self, machine: &MachineTypeName) -> Option<Arc<Machine>> {
+        self.settings.with_snapshots.iter().find(|found| &found.name == machine).cloned()
     }
 
     async fn answer(&self, run: &RunContext, event: RunEvent) {
