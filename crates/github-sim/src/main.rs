@@ -41,8 +41,8 @@ struct Options {
     /// Where the App's private key is written, for the client; readable by its owner only.
     #[arg(long, value_name = "FILE")]
     key_out: Option<PathBuf>,
-    /// Where runners connect to, if it differs from --listen (http://10.0.2.2:PORT from a VM with
-    /// user-mode networking).
+    /// Where runners connect to, if it differs from --listen (http://10.0.2.2:0 from a VM with
+    /// user-mode networking; port 0 stands for the simulator's own).
     #[arg(long, value_name = "URL")]
     runner_url: Option<String>,
     /// What chance is made of.

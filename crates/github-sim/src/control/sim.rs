@@ -159,6 +159,9 @@ impl Sim {
                 url.clone_from(&own);
             }
         }
+        if let Some(host) = settings.runner_url.strip_suffix(":0") {
+            settings.runner_url = format!("{host}:{}", address.port());
+        }
         check_runner_url(&settings.runner_url)?;
         let (shared, queue) = Shared::new(World::new(settings, config.seed));
         let mut tasks = JoinSet::new();

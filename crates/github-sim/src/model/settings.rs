@@ -39,7 +39,7 @@ pub struct Settings {
     /// The base of the addresses that people visit. Set like `api_url`.
     pub html_url: String,
     /// Where runners connect to, without a slash at the end: differs from `api_url` when they sit in
-    /// a VM. Set like `api_url`. Must be `http://`.
+    /// a VM. Set like `api_url`. Must be `http://HOST:PORT`; port 0 stands for the simulator's own.
     pub runner_url: String,
     /// Whether the request log keeps the answers too.
     pub record_responses: bool,

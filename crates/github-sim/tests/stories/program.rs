@@ -13,7 +13,7 @@ async fn the_program_is_steered_over_http() {
     let key = directory.path().join("key.pem");
     let mut program = Command::new(env!("CARGO_BIN_EXE_github-sim"))
         .args(["--repo", "octo/hello", "--webhook-url", "http://127.0.0.1:9/hook"])
-        .args(["--webhook-secret", "s", "--runner-url", "http://10.0.2.2:1234", "--key-out"])
+        .args(["--webhook-secret", "s", "--runner-url", "http://10.0.2.2:0", "--key-out"])
         .arg(&key)
         .stdout(Stdio::piped())
         .kill_on_drop(true)

@@ -4,11 +4,12 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use github_sim::model::{Conclusion, JobSpec, JobView, StepSpec, Workflow};
+use github_sim::model::{Conclusion, JobSpec, JobView, Settings, StepSpec, Workflow};
 use github_sim::runner::runner_tarball;
+use github_sim::{Sim, SimConfig};
 use tokio::process::{Child, Command};
 
-use crate::client::{GitHub, REPO};
+use crate::client::{GitHub, REPO, Start};
 
 const SOON: Duration = Duration::from_secs(30);
 const LABELS: [&str; 2] = ["self-hosted", "x"];
@@ -172,6 +173,21 @@ async fn a_killed_runner_is_lost() {
     assert_eq!(github.sim.job(id).expect("it").status, "in_progress");
     github.sim.advance(Duration::from_secs(15 * 60));
     assert_eq!(github.sim.job(id).expect("it").conclusion, Some(Conclusion::Failure));
+}
+
+#[tokio::test]
+async fn runners_may_know_the_simulator_by_another_name() {
+    let runner_url = "http://localhost:0".to_owned();
+    let settings = Settings { runner_url, ..Settings::default() };
+    let start = Start { settings, ..Start::default() };
+    let github = GitHub::start_with("runners_may_know_the_simulator_by_another_name", start).await;
+    let flow = Workflow::push().job(job("a").step("true"));
+    assert_eq!(run(&github, flow).await.0.conclusion, Some(Conclusion::Success));
+    for wrong in ["https://x:1", "http://x", "http://x:1/path"] {
+        let settings = Settings { runner_url: wrong.into(), ..Settings::default() };
+        let config = SimConfig { settings, ..SimConfig::default() };
+        assert!(Sim::start(config).await.is_err(), "{wrong}");
+    }
 }
 
 #[tokio::test]
