@@ -389,3 +389,23 @@ fn listed(parts: &[String]) -> String {
         [most @ .., last] => format!("{} and {last}", most.join(", ")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reads a list of a hundred items over and over.
+    #[test]
+    fn no_more_values_are_read_than_the_limit() {
+        static LIST: Kind = Kind::List(&Kind::Bool, 100);
+        let text = format!("[{}]", "true,".repeat(100));
+        let (tree, _) = Tree::parse(&text);
+        let tree = tree.expect("a document");
+        let source = Source::new(std::path::Path::new("f"), text);
+        let mut decoder = Decoder::new(&tree, &source, Vec::new());
+        let root = decoder.root(&LIST);
+        let read = (0..2 * VALUES_MAX / 100).filter(|_| decoder.list(&root).is_some()).count();
+        assert!((VALUES_MAX / 100 - 1..=VALUES_MAX / 100).contains(&read), "{read}");
+        assert_eq!(decoder.into_problems().len(), 1);
+    }
+}
