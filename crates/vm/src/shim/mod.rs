@@ -3,13 +3,13 @@
 //! It is the parent of one QEMU, as conmon and containerd-shim are for containers. VMs so outlive the
 //! daemon, their end is on record even when nobody was there to see it, and a hung QEMU blocks nobody.
 //!
-//! - [`machine`]: what to do when what happens; pure.
-//! - [`supervise`]: the loop around it, and all of its I/O.
-//! - [`process`]: QEMU's process and its bond to the shim.
-//! - [`migrate`]: saving and loading templates.
-//! - [`control`]: the socket.
-//! - [`guest_port`]: the guest's messages.
-//! - [`journal`]: the file `shim.log`.
+//! - `machine`: what to do when what happens; pure.
+//! - `supervise`: the loop around it, and all of its I/O.
+//! - `process`: QEMU's process and its bond to the shim.
+//! - `migrate`: saving and loading templates.
+//! - `control`: the socket.
+//! - `guest_port`: the guest's messages.
+//! - `journal`: the file `shim.log`.
 //!
 //! The binary has to hand `argv[1] == `[`VERB`] to [`main`] before it does anything else: no threads,
 //! no logging, no runtime, for the shim lives as long as its VM and has to stay small.
