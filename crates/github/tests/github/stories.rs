@@ -144,9 +144,11 @@ async fn polling_costs_nothing_while_nothing_happens_and_misses_nothing() {
         assert_eq!(stage.status(job.0).await, Some(JobStatus::Queued));
         stage.github.list_runners(&stage.repository).await.expect("runners");
     }
-    let free = stage.sim.requests().split_off(sent);
-    assert_eq!(free.iter().filter(|request| request.status == Some(200)).count(), 1, "the runners");
-    assert_eq!(free.iter().filter(|request| request.status == Some(304)).count(), 5 * 7 - 1);
+    let sent = stage.sim.requests().split_off(sent);
+    let (free, paid): (Vec<_>, Vec<_>) = sent.iter().partition(|r| r.status == Some(304));
+    let paid: Vec<_> = paid.iter().map(|r| (r.operation, r.status)).collect();
+    assert_eq!(paid, [(Some(RUNNERS), Some(200))], "only what was asked for the first time");
+    assert_eq!(free.len(), 5 * 7 - 1);
     assert_eq!(spent(), before - 1);
 
     let registration = stage.register(1).await.expect("a registration");
