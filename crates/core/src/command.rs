@@ -52,7 +52,8 @@ pub enum Command {
         /// GitHub's id of its runner, to be kept with the run.
         id: RunnerId,
     },
-    /// Have the supervisor end the run at a time.
+    /// Have the supervisor end the run at a time. Replaces an earlier deadline;
+    /// [`Timestamp::NEVER`] lifts it.
     SetJobDeadline {
         /// Which run.
         runner: RunnerName,
@@ -64,7 +65,8 @@ pub enum Command {
         /// Which run.
         runner: RunnerName,
     },
-    /// End the virtual machine now: answered by `VmExited`.
+    /// End the virtual machine now: answered by `VmExited`, after which it does not start any more,
+    /// should it not have been started yet.
     Kill {
         /// Which run.
         runner: RunnerName,

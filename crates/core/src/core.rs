@@ -32,7 +32,7 @@ pub struct Core {
     pub(crate) polls: Polls,
     pub(crate) timers: Timers,
     pub(crate) health: BTreeMap<MachineTypeName, Health>,
-    /// The generation of each machine type's own image whose guest was ready last.
+    /// The generation of each machine type's image whose guest was ready last.
     pub(crate) proven: BTreeMap<MachineTypeName, Generation>,
     pub(crate) snapshots: BTreeMap<MachineTypeName, Snapshot>,
     pub(crate) finished: VecDeque<FinishedRun>,

@@ -31,9 +31,9 @@ pub(crate) struct Health {
     pub(crate) trouble: Option<String>,
     /// The generation whose guest did not become ready, and how often in a row.
     unready: Option<(ImageRef, u32)>,
-    /// Whether a generation was taken out of use and no guest was ready since: then the fault is
-    /// elsewhere, and no further generation has to go for it.
-    rolled_back: bool,
+    /// Generations that were taken out of use since a guest was ready. The more there are, the
+    /// likelier the fault is elsewhere, and the more silent guests the next one needs.
+    marked: u32,
 }
 
 impl Health {
@@ -99,21 +99,19 @@ impl Core {
         let Some(run) = self.runs.get(runner) else { return };
         let machine = run.machine.clone();
         if let Some(image) = run.image().map(|start| start.image.clone()) {
-            self.note_proven(&machine, &image);
+            self.note_proven(&image);
         }
         let Some(health) = self.health.get_mut(&machine) else { return };
-        (health.failures, health.unready, health.rolled_back) = (0, None, false);
+        (health.failures, health.unready, health.marked) = (0, None, 0);
         if health.fruitless == 0 {
             self.machine_works(&machine);
         }
         self.unscheduled = true;
     }
 
-    /// Remembers a generation of the machine type's own image whose guest was ready.
-    pub(crate) fn note_proven(&mut self, machine: &MachineTypeName, image: &ImageRef) {
-        if let ImageRef::Machine { machine: owner, generation } = image
-            && owner == machine
-        {
+    /// Remembers that a guest of this image was ready.
+    pub(crate) fn note_proven(&mut self, image: &ImageRef) {
+        if let ImageRef::Machine { machine, generation } = image {
             self.proven.insert(machine.clone(), *generation);
         }
     }
@@ -164,8 +162,8 @@ impl Core {
         }
     }
 
-    /// The guest ended before it was ready: its image may be at fault. Only a machine type's own
-    /// generation is judged, and only one whose guest was never ready: images do not change.
+    /// The guest ended before it was ready: its image may be at fault. Not one whose guest was ready
+    /// once: images do not change.
     fn suspect(
         &mut self,
         runner: &RunnerName,
@@ -196,7 +194,8 @@ impl Core {
     }
 
     /// A guest of this machine type did not become ready. Its image is taken out of use after
-    /// `broken_after` of them in a row.
+    /// `broken_after` of them in a row: four times as many for each one that went before it, and for
+    /// one that belongs to another machine type.
     pub(crate) fn guest_was_silent(
         &mut self,
         machine: &MachineTypeName,
@@ -206,11 +205,14 @@ impl Core {
         out: &mut Vec<Command>,
     ) {
         let ImageRef::Machine { machine: owner, generation } = image else { return };
-        let proven = self.proven.get(machine) == Some(generation);
-        let health = self.health.entry(machine.clone()).or_default();
-        if machine != owner || proven || health.rolled_back {
+        if self.proven.get(owner) == Some(generation) {
             return;
         }
+        let health = self.health.entry(machine.clone()).or_default();
+        // The image of another machine type is the less likely one to be at fault, but nobody else
+        // may be there to find out.
+        let others = u32::from(machine != owner);
+        let broken_after = broken_after << (2 * (health.marked + others)).min(16);
         let count = match &health.unready {
             Some((before, count)) if before == image => count + 1,
             Some(_) | None => 1,
@@ -219,11 +221,11 @@ impl Core {
             health.unready = Some((image.clone(), count));
             return;
         }
-        (health.unready, health.rolled_back) = (None, true);
+        (health.unready, health.marked) = (None, health.marked.saturating_add(1));
         let why =
             if count > 1 { format!("{count} guests in a row: {what}") } else { what.to_owned() };
         let text = format!("{image} is taken out of use: {why}");
         out.push(Command::Note(Note { level: Level::Error, runner: None, job: None, text }));
-        out.push(Command::MarkBroken { machine: machine.clone(), generation: *generation, why });
+        out.push(Command::MarkBroken { machine: owner.clone(), generation: *generation, why });
     }
 }

@@ -36,6 +36,8 @@ const ORPHAN_AGE: Duration = Duration::from_secs(60 * 60);
 const ORPHANS_MAX: usize = 1_000;
 /// Such runners that one poll removes at most.
 const ORPHANS_PER_POLL: usize = 20;
+/// Repositories that are not polled now and whose limits are kept in mind.
+const BLOCKED_MAX: usize = 1_000;
 /// How long an idle runner may be missing in GitHub's list: the list lags behind registrations.
 const LIST_LAG: Duration = Duration::from_secs(60);
 
@@ -45,6 +47,8 @@ pub(crate) struct Polls {
     by_repository: BTreeMap<Repository, Poll>,
     /// Webhooks are known to be missing until then.
     fast_until: Option<Timestamp>,
+    /// Until when GitHub does not want to be asked for repositories that are not polled now.
+    blocked: BTreeMap<Repository, Timestamp>,
     /// When polling began: jobs from before it cannot have been announced.
     since: Option<Timestamp>,
     /// When the last webhook came.
@@ -80,6 +84,16 @@ impl Polls {
             .map_or((None, None), |poll| (poll.last_success, poll.trouble.as_deref()))
     }
 
+    /// Why nothing is begun for a repository: GitHub has not answered for it since the start.
+    pub(crate) fn silence(&self, repository: &Repository) -> Option<String> {
+        let poll = self.by_repository.get(repository)?;
+        if poll.last_success.is_some() {
+            return None;
+        }
+        let waits = || "GitHub has not answered yet".to_owned();
+        Some(poll.trouble.clone().unwrap_or_else(waits))
+    }
+
     /// The repositories that are polled.
     pub(crate) fn repositories(&self) -> impl Iterator<Item = &Repository> {
         self.by_repository.keys()
@@ -91,6 +105,9 @@ impl Polls {
         moved(&mut self.fast_until);
         moved(&mut self.since);
         moved(&mut self.last_webhook);
+        for at in self.blocked.values_mut() {
+            *at = change(*at);
+        }
         for poll in self.by_repository.values_mut() {
             moved(&mut poll.last_asked);
             moved(&mut poll.last_success);
@@ -130,7 +147,9 @@ impl Core {
     /// From now on the repository is one of those that are polled.
     pub(crate) fn ensure_polled(&mut self, repository: &Repository) {
         if !self.polls.by_repository.contains_key(repository) {
-            self.polls.by_repository.insert(repository.clone(), Poll::default());
+            let blocked_until = self.polls.blocked.remove(repository);
+            let poll = Poll { blocked_until, ..Poll::default() };
+            self.polls.by_repository.insert(repository.clone(), poll);
         }
     }
 
@@ -142,7 +161,14 @@ impl Core {
         if configured() || has_runs() {
             return;
         }
-        self.polls.by_repository.remove(repository);
+        if let Some(Poll { blocked_until: Some(at), .. }) =
+            self.polls.by_repository.remove(repository)
+        {
+            if self.polls.blocked.len() >= BLOCKED_MAX {
+                self.polls.blocked.clear();
+            }
+            self.polls.blocked.insert(repository.clone(), at);
+        }
         self.timers.clear(&Timer::Poll(repository.clone()));
         self.jobs.forget(repository);
     }

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::Command;
 use crate::core::Core;
+use crate::health::Health;
 use crate::model::{
     Bytes, JobId, MachineType, MachineTypeName, RunnerName, Timestamp, WorkflowRunId,
 };
@@ -256,6 +257,12 @@ impl Core {
                 waiting.insert(name.clone(), Waiting::Drained);
                 continue;
             }
+            // A runner that cannot be registered is better not begun: a daemon that is restarted
+            // again and again while GitHub is down would pile them up.
+            if let Some(trouble) = self.polls.silence(name.repository()) {
+                waiting.insert(name.clone(), Waiting::Pause { until: now, trouble });
+                continue;
+            }
             let (starts_left, pause) = self.starts_left(now, name, held);
             if starts_left == 0 {
                 waiting.extend(pause.map(|pause| (name.clone(), pause)));
@@ -297,14 +304,17 @@ impl Core {
         name: &MachineTypeName,
         held: Held,
     ) -> (u32, Option<Waiting>) {
-        let Some(health) = self.health.get(name) else { return (u32::MAX, None) };
-        let until = match health.paused_until {
+        let health = self.health.get(name);
+        let probing = health.is_some_and(Health::is_probing);
+        let until = match health.and_then(|health| health.paused_until) {
             Some(until) => until,
-            // One run is tried; and while GitHub does not let go of the failed ones, no more.
-            None if health.is_probing() && (held.supply > 0 || held.owing >= OWING_MAX) => now,
-            None => return (if health.is_probing() { 1 } else { u32::MAX }, None),
+            // One run is tried; and while GitHub does not let go of those that came to nothing, no
+            // more.
+            None if (probing && held.supply > 0) || held.owing >= OWING_MAX => now,
+            None => return (if probing { 1 } else { u32::MAX }, None),
         };
-        let trouble = health.trouble.clone().unwrap_or_default();
+        let trouble = health.and_then(|health| health.trouble.clone());
+        let trouble = trouble.unwrap_or_else(|| "GitHub does not let go of earlier runners".into());
         (0, Some(Waiting::Pause { until, trouble }))
     }
 

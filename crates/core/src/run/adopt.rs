@@ -34,7 +34,7 @@ impl Core {
         }
         let job = job.filter(|id| self.is_plausible(*id, &runner));
         if let AdoptedVm::Live { image, ready: true, .. } = &vm {
-            self.note_proven(&machine, &image.image);
+            self.note_proven(&image.image);
         }
         let (state, first) = adopted_state(now, vm, job);
         if let Some(id) = job.filter(|id| self.jobs.get(*id).is_none()) {

@@ -3,12 +3,12 @@
 use crate::command::{Command, Level};
 use crate::core::{Core, note};
 use crate::jobs::Phase;
-use crate::model::{JobId, RunnerName, Timestamp};
+use crate::model::{Conclusion, JobId, RunnerName, Timestamp};
 use crate::timers::Timer;
 
 use super::{
-    BOOT_MARGIN, BOOT_TIMEOUT_UNKNOWN, COMPLAINT_CHARS_MAX, COMPLAINTS_MAX, FinishStep, RunState,
-    SHUTDOWN_GRACE, UNKNOWN_JOB_MAX, Vm,
+    BOOT_MARGIN, BOOT_TIMEOUT_UNKNOWN, COMPLAINT_CHARS_MAX, COMPLAINTS_MAX, FinishStep, Run,
+    RunState, SHUTDOWN_GRACE, UNKNOWN_JOB_MAX, Vm,
 };
 
 impl Core {
@@ -118,6 +118,7 @@ impl Core {
         out: &mut Vec<Command>,
     ) {
         let changed = self.runs.change(runner, |run| {
+            let is_new = run.job() != Some(id);
             match &mut run.state {
                 RunState::Booting(vm)
                 | RunState::Starting(vm)
@@ -138,19 +139,20 @@ impl Core {
                 RunState::Preparing { .. } => return None,
             }
             run.times.runner_online.get_or_insert(now);
-            let since = *run.times.in_progress.get_or_insert(now);
-            let deadline = run.job_timeout.map(|timeout| since + timeout);
+            run.times.in_progress.get_or_insert(now);
+            // An earlier daemon's deadline for the same job stays.
+            let deadline = run.job_timeout.filter(|_| is_new).map(|timeout| now + timeout);
             Some((matches!(run.state, RunState::Busy { .. }), deadline))
         });
         if let Some(Some((busy, deadline))) = changed {
-            out.push(Command::RecordJob { runner: runner.clone(), job: id });
-            self.job_was_taken(runner);
             if busy {
                 self.timers.clear(&Timer::Run(runner.clone()));
                 if let Some(at) = deadline {
                     out.push(Command::SetJobDeadline { runner: runner.clone(), at });
                 }
             }
+            out.push(Command::RecordJob { runner: runner.clone(), job: id });
+            self.job_was_taken(runner);
         }
     }
 
@@ -164,6 +166,9 @@ impl Core {
         out: &mut Vec<Command>,
     ) {
         let other = self.jobs.running_on(runner).filter(|other| *other != id);
+        if self.runs.get(runner).is_some_and(|run| run.vm().is_some() && run.job() == Some(id)) {
+            self.lift_deadline(runner, out);
+        }
         let unclear = self.runs.change(runner, |run| match &mut run.state {
             RunState::Busy { since, job, .. } if *job == Some(id) => {
                 (*since, *job) = (now, other);
@@ -201,6 +206,8 @@ impl Core {
         out: &mut Vec<Command>,
     ) {
         let other = self.jobs.running_on(runner).filter(|other| *other != id);
+        let replaces = |job: Option<JobId>| job != Some(id) && self.was_cancelled(job);
+        let replaces = replaces(self.runs.get(runner).and_then(Run::job));
         let finishing = self.runs.change(runner, |run| {
             match &mut run.state {
                 // A job that was cancelled before the runner took it, and it has another one.
@@ -216,21 +223,22 @@ impl Core {
                 }
                 // Now that it is known to have had a job, it gets the time for putting it away.
                 RunState::Finishing {
-                    job: job @ None,
+                    job,
                     step: step @ (FinishStep::ShuttingDown | FinishStep::Fencing { .. }),
                     ..
-                } => {
+                } if replaces => {
                     (*job, *step) = (Some(id), FinishStep::ShuttingDown);
                     true
                 }
-                RunState::Finishing { job, .. } => {
-                    job.get_or_insert(id);
+                RunState::Finishing { job, .. } if replaces => {
+                    *job = Some(id);
                     false
                 }
-                RunState::Settling(settling) => {
-                    settling.job.get_or_insert(id);
+                RunState::Settling(settling) if replaces => {
+                    settling.job = Some(id);
                     false
                 }
+                RunState::Finishing { .. } | RunState::Settling(_) => false,
                 RunState::Preparing { .. } => false,
             }
         });
@@ -240,9 +248,27 @@ impl Core {
             out.push(Command::RecordJob { runner: runner.clone(), job: id });
         }
         if finishing == Some(true) {
+            if self.runs.get(runner).is_some_and(|run| run.job_timeout.is_some()) {
+                self.lift_deadline(runner, out);
+            }
             self.timers.set(Timer::Run(runner.clone()), now + SHUTDOWN_GRACE);
         }
         self.conclude(now, runner, out);
+    }
+
+    /// Whether this is no job that the runner really had, as far as is known: one that was cancelled,
+    /// perhaps before the runner took it, or none.
+    fn was_cancelled(&self, job: Option<JobId>) -> bool {
+        let entry = job.and_then(|id| self.jobs.get(id));
+        match entry {
+            Some(entry) => entry.job.conclusion == Some(Conclusion::Cancelled),
+            None => job.is_none(),
+        }
+    }
+
+    /// A deadline was that of a job: the next one must not suffer from it.
+    fn lift_deadline(&self, runner: &RunnerName, out: &mut Vec<Command>) {
+        out.push(Command::SetJobDeadline { runner: runner.clone(), at: Timestamp::NEVER });
     }
 
     /// Whether the news of the end of this job is still missing.

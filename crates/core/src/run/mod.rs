@@ -338,12 +338,14 @@ impl Run {
         !matches!(&self.state, RunState::Settling(Settling { disk: DiskDebt::Settled(_), .. }))
     }
 
-    /// Whether its runner's removal from GitHub has failed and is still owed.
+    /// Whether it never had a guest and GitHub could not be made to remove its runner yet.
     pub fn is_owing(&self) -> bool {
         match &self.state {
             RunState::Settling(settling) => match settling.registration {
                 RegistrationDebt::Asked { failures, .. }
-                | RegistrationDebt::Pausing { failures, .. } => failures > 0,
+                | RegistrationDebt::Pausing { failures, .. } => {
+                    failures > 0 && settling.end.reason == EndReason::NeverStarted
+                }
                 RegistrationDebt::AwaitingRegistration | RegistrationDebt::Settled => false,
             },
             RunState::Preparing { .. }

@@ -18,7 +18,7 @@ pub struct Held {
     pub runs: u32,
     /// Runs that a queued job can still get.
     pub supply: u32,
-    /// Runs that are over, but whose runner GitHub could not be made to remove yet.
+    /// Runs that never had a guest, and whose runner GitHub could not be made to remove yet.
     pub owing: u32,
     /// Disks that take space.
     pub disks: u32,

@@ -240,3 +240,49 @@ fn a_registration_that_was_refused_leaves_nothing_to_be_removed() {
     world.expect(|c| matches!(c, Command::Forget { .. }));
     world.expect_none(|c| matches!(c, Command::Deregister { .. }));
 }
+
+fn deadlines(world: &mut World) -> Vec<forrest_core::model::Timestamp> {
+    let mut deadlines = Vec::new();
+    world.commands.retain(|c| match c {
+        Command::SetJobDeadline { at, .. } => {
+            deadlines.push(*at);
+            false
+        }
+        _ => true,
+    });
+    deadlines
+}
+
+#[test]
+fn a_jobs_time_limit_is_its_own() {
+    let mut world = World::new(&[("build", 4)]);
+    world.configure(|policy| {
+        let build = policy.machines.get_mut(&machine_name("build")).expect("it is there");
+        build.job_timeout = Some(HOUR);
+    });
+    let runner = world.busy(1, "build");
+    assert_eq!(deadlines(&mut world), [world.now + HOUR]);
+    // It was not taken in time: its limit goes with it.
+    world.after(2 * MINUTE);
+    let queued = world.job(1, "build", forrest_core::model::JobStatus::Queued);
+    world.report(queued, forrest_core::event::Source::Asked(world.now));
+    assert_eq!(deadlines(&mut world), [forrest_core::model::Timestamp::NEVER]);
+    world.after(20 * MINUTE);
+    world.job_in_progress(2, "build", &runner);
+    assert_eq!(deadlines(&mut world), [world.now + HOUR]);
+    world.job_completed(2, "build", Some(&runner), Conclusion::Success);
+    assert_eq!(deadlines(&mut world), [forrest_core::model::Timestamp::NEVER]);
+}
+
+#[test]
+fn an_adopted_jobs_time_limit_is_left_alone() {
+    let mut world = World::new(&[("build", 4)]);
+    world.configure(|policy| {
+        let build = policy.machines.get_mut(&machine_name("build")).expect("it is there");
+        build.job_timeout = Some(HOUR);
+    });
+    let name = "forrest-build-aaaaaaaaaaaaaaaa";
+    let runner = world.adopted(name, "build", World::live(name), Some(1));
+    world.job_in_progress(1, "build", &runner);
+    assert_eq!(deadlines(&mut world), []);
+}

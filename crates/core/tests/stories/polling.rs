@@ -100,6 +100,36 @@ fn a_limit_without_measure_does_not_silence_forrest_for_ever() {
 }
 
 #[test]
+fn a_repository_that_comes_back_into_the_configuration_keeps_its_limit() {
+    let mut world = World::new(&[("build", 4)]);
+    world.after(15 * MINUTE);
+    world.expect(poll);
+    let not_before = Some(world.now + HOUR);
+    world.poll_failed(Trouble { what: "too many requests".into(), not_before });
+    let machines = world.policy.machines.clone();
+    world.configure(|policy| policy.machines.clear());
+    world.configure(|policy| policy.machines = machines);
+    world.after(59 * MINUTE);
+    world.expect_none(poll);
+    world.after(2 * MINUTE);
+    world.expect(poll);
+}
+
+#[test]
+fn nothing_is_begun_before_github_answered_once() {
+    let mut world = World::new(&[("build", 4)]);
+    world.core = forrest_core::Core::new(world.policy.clone(), 2);
+    world.configure(|_| {});
+    world.job_queued(1, "build");
+    world.expect_no_run();
+    world.poll_failed(trouble());
+    world.expect_no_run();
+    world.after(MINUTE);
+    world.polled(&[]);
+    world.begun();
+}
+
+#[test]
 fn a_failing_poll_is_tried_less_and_less_often() {
     let mut world = World::new(&[("build", 4)]);
     let mut polls = 0;

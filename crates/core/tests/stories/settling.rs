@@ -169,6 +169,18 @@ fn a_deregistration_that_is_never_answered_is_asked_for_again() {
 }
 
 #[test]
+fn a_cancelled_job_before_the_real_one_does_not_cost_the_image() {
+    let mut world = World::new(&[("build", 4)]);
+    let runner = world.idle(1, "build");
+    world.job_completed(1, "build", Some(&runner), Conclusion::Cancelled);
+    world.after(MINUTE);
+    world.job_completed(2, "build", Some(&runner), Conclusion::Success);
+    world.exits(&runner, EndReason::GuestShutdown);
+    world.read_back(&runner, Persist::Valid);
+    world.expect(promote);
+}
+
+#[test]
 fn an_end_that_is_told_twice_is_settled_once() {
     let mut world = World::new(&[("build", 4)]);
     let runner = with_token(&mut world, Some(Conclusion::Success));

@@ -67,7 +67,7 @@ fn a_build_that_never_ends_is_given_up() {
 }
 
 #[test]
-fn a_generation_that_does_not_boot_is_taken_out_of_use_and_no_other_for_the_same_fault() {
+fn a_generation_that_does_not_boot_is_taken_out_of_use_and_others_not_so_soon() {
     let mut world = building();
     let broken = |c: &Command| matches!(c, Command::MarkBroken { .. });
     silent(&mut world, "build", 7);
@@ -81,7 +81,7 @@ fn a_generation_that_does_not_boot_is_taken_out_of_use_and_no_other_for_the_same
 }
 
 #[test]
-fn another_machine_types_generation_is_not_judged_by_a_build() {
+fn another_machine_types_generation_is_not_judged_by_one_build() {
     let mut world = building();
     silent(&mut world, "base", 7);
     world.expect_none(|c| matches!(c, Command::MarkBroken { .. }));
