@@ -20,10 +20,18 @@ demo: ## Play the README's diagram with real virtual machines, against a stand-i
 	cargo build --release --locked --package forrest --package forrest-demo
 	target/release/forrest-demo
 
+.PHONY: bench
+bench: ## Measure Forrest's figures; `make bench ONLY=forks` measures a part
+	tools/setup-host
+	tools/build-guest-image
+	cargo build --release --locked --package forrest --package forrest-simulate --package forrest-bench
+	target/release/forrest-bench $(ONLY)
+
 .PHONY: test
 test: ## Run all tests, those with real virtual machines included
 	tools/setup-host
 	tools/build-guest-image
+	tools/fetch-github-contract
 	cargo nextest run --locked --workspace
 
 .PHONY: image

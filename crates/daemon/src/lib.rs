@@ -39,3 +39,8 @@ mod systemd;
 pub use error::DaemonError;
 pub use forrest_vm::shim::{VERB as SHIM_VERB, main as shim_main};
 pub use startup::{Options, run};
+
+/// Whether guests can use hardware virtualisation on this host.
+pub fn kvm_is_usable() -> bool {
+    forrest_vm::host::probe_kvm().usable
+}

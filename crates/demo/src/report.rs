@@ -57,7 +57,6 @@ pub struct Image {
 
 /// Unix seconds with fractions.
 #[derive(Debug, Clone, Copy, Serialize)]
-#[expect(missing_docs, reason = "the points are those of the run's life, see RunTimes")]
 pub struct Times {
     pub queued: Option<f64>,
     pub registered: Option<f64>,

@@ -68,10 +68,13 @@ impl Executors {
             Ok(event) => {
                 let origin = origin(job.as_deref(), event);
                 let dir = run.dir.clone();
-                let promoted = self
-                    .on_disk(move |store| store.promote(&dir, &origin, now(), &mut |_| {}))
-                    .await;
-                RunEvent::Promoted(promoted)
+                let promoted = self.on_disk(move |store| {
+                    let generation = store.promote(&dir, &origin, now(), &mut |_| {})?;
+                    // The seed disks go, the JIT configuration with them.
+                    store.discard(&dir)?;
+                    Ok(generation)
+                });
+                RunEvent::Promoted(promoted.await)
             }
             Err(answer) => answer,
         };

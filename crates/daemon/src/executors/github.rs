@@ -11,6 +11,8 @@ use super::{Executors, RunContext};
 use crate::clock::now;
 use crate::driver::Message;
 
+/// Attempts after which a delivery is not asked for again: whoever answers is not there, or refuses it.
+const DELIVERY_ATTEMPTS_MAX: u32 = 5;
 /// The most deliveries that are asked for again at a time; the others wait for the next look.
 const REDELIVERIES_MAX: usize = 100;
 /// Jobs that one poll asks for one by one.
@@ -138,7 +140,8 @@ impl Executors {
     async fn ask_again(&self) -> Result<u32, GitHubError> {
         let failed = self.github.failed_delivery_guids(REDELIVERY_WINDOW).await?.failed;
         let mut count = 0;
-        for delivery in failed.into_iter().take(REDELIVERIES_MAX) {
+        let hopeful = failed.into_iter().filter(|d| d.attempts < DELIVERY_ATTEMPTS_MAX);
+        for delivery in hopeful.take(REDELIVERIES_MAX) {
             self.github.redeliver(delivery.newest).await?;
             count += 1;
         }

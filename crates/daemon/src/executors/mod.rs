@@ -119,8 +119,7 @@ struct Settings {
 impl Settings {
     fn of(config: &Config) -> Arc<Self> {
         let machines = config.repositories.values().flat_map(|r| r.machines.values());
-        let with_snapshots =
-            machines.filter(|m| m.snapshot).map(|m| Arc::new(m.clone())).collect();
+        let with_snapshots = machines.filter(|m| m.snapshot).map(|m| Arc::new(m.clone())).collect();
         Arc::new(Self { keep_runs: config.host.keep_runs as usize, with_snapshots })
     }
 }

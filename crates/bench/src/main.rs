@@ -1,0 +1,123 @@
+//! `make bench`: Forrest's figures, measured in one run on one machine.
+//!
+//! Nothing is asserted here: these machines are noisy. The table names each figure's goal beside what was
+//! measured, and `target/bench/report.json` has the same for programs.
+
+mod daemon;
+mod figures;
+mod forks;
+mod guests;
+mod webhooks;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use figures::Figures;
+
+fn main() -> ExitCode {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let measured =
+        runtime.context("could not start the asynchronous runtime").and_then(|runtime| {
+            let measured = runtime.block_on(measure());
+            runtime.shutdown_background();
+            measured
+        });
+    match measured {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn measure() -> Result<()> {
+    let place = Place::find()?;
+    let only: Vec<String> = std::env::args().skip(1).collect();
+    let wanted = |name: &str| only.is_empty() || only.iter().any(|o| o == name);
+    let mut figures = Figures::default();
+    if wanted("core") {
+        figures.merge(core(&place)?);
+    }
+    if wanted("forks") {
+        forks::measure(&place, &mut figures)?;
+    }
+    if wanted("daemon") {
+        daemon::measure(&place, &mut figures).await?;
+    }
+    if wanted("webhooks") {
+        webhooks::measure(&place, &mut figures).await?;
+    }
+    if wanted("guests") {
+        guests::measure(&place, &mut figures).await?;
+    }
+    let path = place.dir.join("report.json");
+    figures.write(&path)?;
+    println!("\n{}", figures.table());
+    println!("The same for programs: {}", path.display());
+    Ok(())
+}
+
+/// Where things are.
+#[derive(Debug)]
+pub struct Place {
+    /// Forrest's source.
+    pub root: PathBuf,
+    /// For reports and scratch files.
+    pub dir: PathBuf,
+    /// The `forrest` that was built together with this program.
+    pub forrest: PathBuf,
+}
+
+impl Place {
+    fn find() -> Result<Self> {
+        let root = std::env::current_dir()
+            .ok()
+            .filter(|dir| dir.join("contrib/templates/generic").is_dir())
+            .unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."));
+        let dir = root.join("target/bench");
+        std::fs::create_dir_all(&dir)
+            .with_context(|| format!("could not create {}", dir.display()))?;
+        let own = std::env::current_exe().context("where is this program?")?;
+        let forrest = own.with_file_name("forrest");
+        ensure!(forrest.is_file(), "{} is missing: build it, too", forrest.display());
+        Ok(Self { root, dir, forrest })
+    }
+
+    /// An empty directory for one measurement.
+    ///
+    /// # Errors
+    /// Where it cannot be emptied or made.
+    pub fn scratch(&self, name: &str) -> Result<PathBuf> {
+        let dir = self.dir.join(name);
+        if dir.exists() {
+            std::fs::remove_dir_all(&dir)?;
+        }
+        std::fs::create_dir_all(&dir)?;
+        Ok(dir)
+    }
+}
+
+/// The core's figures, which the simulation measures.
+fn core(place: &Place) -> Result<Figures> {
+    println!("The core ...");
+    let program = place.forrest.with_file_name("forrest-simulate");
+    let output = std::process::Command::new(&program)
+        .arg("bench")
+        .output()
+        .with_context(|| format!("could not run {}", program.display()))?;
+    ensure!(
+        output.status.success(),
+        "{}: {}",
+        program.display(),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let values: std::collections::BTreeMap<String, f64> = serde_json::from_slice(&output.stdout)?;
+    let mut figures = Figures::default();
+    for (name, value) in values {
+        figures.add(&name, value);
+    }
+    Ok(figures)
+}

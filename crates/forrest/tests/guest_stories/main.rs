@@ -1,0 +1,7 @@
+//! The stories of the README with real guests: the real daemon, the real QEMU, a real Debian; only
+//! GitHub and its runner are stand-ins.
+
+mod bad_guests;
+mod restarts;
+mod scene;
+mod seed;

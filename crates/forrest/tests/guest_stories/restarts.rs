@@ -1,0 +1,97 @@
+//! The daemon goes away while a job runs, and comes back.
+
+use std::time::Duration;
+
+use forrest_core::event::EndReason;
+use forrest_core::model::Generation;
+use forrest_testbed::{KEEP_DISK, QueuedJob};
+
+use crate::scene::{GUEST_LIFE, assert_clean, debian};
+
+const BUILD: &str = "acme/widgets/build";
+
+/// Long enough for a daemon to die and come back meanwhile.
+const LONG_JOB: &str = "sleep 8; echo slept well";
+
+/// Killed in the middle of a job: the job ends as if nothing had happened, and its disk is kept.
+#[tokio::test]
+async fn a_job_outlives_a_killed_daemon() {
+    let Some(mut testbed) = debian("killed-daemon", &[BUILD]).await else { return };
+    let job =
+        testbed.queue(BUILD, QueuedJob::push("long", &[LONG_JOB, KEEP_DISK])).expect("queued");
+    testbed
+        .sim
+        .wait_for(job, GUEST_LIFE, |job| job.times.picked_up.is_some())
+        .await
+        .expect("the job runs");
+
+    testbed.daemon.take().expect("a daemon").kill().await.expect("killed");
+    testbed.start_daemon().await.expect("it starts again");
+
+    let run = testbed.finished(job, GUEST_LIFE).await.expect("the job ends");
+    assert_eq!((run.end, run.result), (EndReason::GuestShutdown, Some(Generation(1))));
+    assert!(testbed.sim.job_log(job).expect("a log").contains("slept well"));
+    assert_clean(&testbed).await;
+}
+
+/// Stopped in order while a guest boots: the run is taken over and its job runs once.
+#[tokio::test]
+async fn a_booting_guest_outlives_an_upgrade() {
+    let Some(mut testbed) = debian("upgrade", &[BUILD]).await else { return };
+    let job = testbed.queue(BUILD, QueuedJob::push("first", &["echo ran"])).expect("queued");
+    let booting = |status: &forrest_daemon::control::Status| {
+        status.view.runs.iter().any(|run| run.state == "booting").then_some(())
+    };
+    testbed.wait(GUEST_LIFE, "a booting guest", booting).await.expect("it boots");
+
+    testbed.stop_daemon().await.expect("stopped");
+    testbed.start_daemon().await.expect("it starts again");
+
+    testbed.finished(job, GUEST_LIFE).await.expect("the job ends");
+    let made = testbed.client().status().await.expect("a status").view.finished.len();
+    assert_eq!(made, 1, "another run was made for the same job");
+    assert_clean(&testbed).await;
+}
+
+/// A supervisor that is killed takes only its own guest down; the job, not yet taken, is served again.
+#[tokio::test]
+async fn a_killed_supervisor_costs_one_run_only() {
+    let Some(testbed) = debian("killed-shim", &[BUILD]).await else { return };
+    let job = testbed.queue(BUILD, QueuedJob::push("first", &["echo ran"])).expect("queued");
+    let booting = |status: &forrest_daemon::control::Status| {
+        let run = status.view.runs.iter().find(|run| run.state == "booting")?;
+        Some(run.runner.clone())
+    };
+    let runner = testbed.wait(GUEST_LIFE, "a booting guest", booting).await.expect("it boots");
+    kill_shim_of(&testbed, runner.as_str());
+
+    let done = testbed.sim.wait_completed(job, GUEST_LIFE + Duration::from_secs(60)).await;
+    assert_eq!(
+        done.expect("the job ends").runner_name.map(|name| name == runner.as_str()),
+        Some(false)
+    );
+    let run = testbed.finished(job, GUEST_LIFE).await.expect("its run ends");
+    assert_eq!(run.end, EndReason::GuestShutdown);
+    let lost = testbed.client().status().await.expect("a status").view.finished;
+    assert_eq!(lost.first().map(|run| run.end), Some(EndReason::SupervisorLost));
+    assert_clean(&testbed).await;
+}
+
+/// Kills the supervisor whose run directory ends with the runner's name.
+fn kill_shim_of(testbed: &forrest_testbed::Testbed, runner: &str) {
+    let ours = |pid: &u32| {
+        let cmdline = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let text = String::from_utf8_lossy(&cmdline);
+        let base = testbed.plan().base_dir();
+        text.contains("\0shim\0")
+            && text.contains(runner)
+            && text.contains(&*base.to_string_lossy())
+    };
+    let pids = std::fs::read_dir("/proc").expect("/proc").flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let shims: Vec<u32> = pids.filter(ours).collect();
+    assert_eq!(shims.len(), 1, "the supervisor of {runner} is not to be found: {shims:?}");
+    let pid = rustix::process::Pid::from_raw(i32::try_from(shims[0]).expect("a pid"));
+    rustix::process::kill_process(pid.expect("a pid"), rustix::process::Signal::KILL)
+        .expect("killed");
+}

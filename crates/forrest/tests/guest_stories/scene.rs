@@ -1,0 +1,61 @@
+//! Where the stories are set.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use forrest_testbed::{MachinePlan, Plan, Testbed};
+
+/// How long a guest's whole life may take, emulated on a busy machine.
+pub const GUEST_LIFE: Duration = Duration::from_secs(6 * 60);
+
+/// The repository's root.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the repository")
+}
+
+/// The plan of a story, in a directory of its own; `None`, said loudly, where no guest can run.
+pub fn plan(story: &str) -> Option<Plan> {
+    let dir = root().join("target/stories").join(story);
+    if dir.exists() {
+        std::fs::remove_dir_all(&dir).expect("the story's directory can be emptied");
+    }
+    let plan = Plan::new(&root(), &dir, Path::new(env!("CARGO_BIN_EXE_forrest")));
+    if plan.guest_image.is_file() {
+        return Some(plan);
+    }
+    let missing = format!("{} is missing: `make image` builds it", plan.guest_image.display());
+    assert!(std::env::var_os("CI").is_none(), "{missing}");
+    eprintln!("NOT TESTED: {missing}");
+    None
+}
+
+/// A story with machine types that start from the Debian image.
+pub async fn debian(story: &str, machines: &[&str]) -> Option<Testbed> {
+    let mut plan = plan(story)?;
+    plan.machines.extend(machines.iter().map(|name| MachinePlan::new(name)));
+    Some(Testbed::start(plan).await.expect("the testbed starts"))
+}
+
+/// Everything that a story leaves behind has to be as it should: no runner at GitHub, no run, no disk.
+pub async fn assert_clean(testbed: &Testbed) {
+    let idle = |status: &forrest_daemon::control::Status| status.view.runs.is_empty().then_some(());
+    testbed.wait(GUEST_LIFE, "the end of all runs", idle).await.expect("all runs end");
+    assert!(testbed.sim.runners().is_empty(), "runners are left: {:?}", testbed.sim.runners());
+    let disks = files_named(&testbed.plan().base_dir().join("runs"), "disk.img");
+    assert!(disks.is_empty(), "disks of runs are left: {disks:?}");
+    let configs = files_named(&testbed.plan().base_dir().join("runs"), "job-config.img");
+    assert!(configs.is_empty(), "JIT configs are left: {configs:?}");
+}
+
+fn files_named(dir: &Path, name: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).expect("a directory").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(files_named(&path, name));
+        } else if entry.file_name() == name {
+            found.push(path);
+        }
+    }
+    found
+}
