@@ -22,7 +22,7 @@ pub use config::{MachinePlan, Plan};
 pub use daemon::Daemon;
 
 /// The secret that signs the testbed's webhooks.
-pub(crate) const WEBHOOK_SECRET: &str = "webhook-secret-of-the-testbed";
+pub const WEBHOOK_SECRET: &str = "webhook-secret-of-the-testbed";
 /// The persistence token of every repository of the testbed.
 pub const PERSISTENCE_TOKEN: &str = "persistence-token-of-the-testbed";
 /// The step that asks for the disk to be kept, as `docs/jobs.md` shows it.
@@ -227,7 +227,21 @@ impl<'a> QueuedJob<'a> {
     }
 }
 
-fn free_port() -> Result<u16> {
+/// A machine image of 1 MiB whose boot sector switches interrupts off and stops: a guest that never
+/// does anything, for everything that needs QEMU but no operating system.
+pub fn hanging_image() -> Vec<u8> {
+    let mut disk = vec![0; 1 << 20];
+    // cli; hlt; jmp back to the hlt.
+    disk[..4].copy_from_slice(&[0xfa, 0xf4, 0xeb, 0xfd]);
+    disk[510..512].copy_from_slice(&[0x55, 0xaa]);
+    disk
+}
+
+/// A TCP port of the loopback that nobody listens on.
+///
+/// # Errors
+/// Where the operating system has none.
+pub fn free_port() -> Result<u16> {
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).context("no free port")?;
     Ok(listener.local_addr()?.port())
 }

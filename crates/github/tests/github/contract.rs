@@ -74,22 +74,18 @@ fn deliver(event: &str, payload: &Value) -> Event {
     verifier.verify(&headers, body.as_bytes()).expect("GitHub's own example").event
 }
 
+/// The values that GitHub's documentation of signatures gives to compare with.
 #[test]
 fn githubs_signature_vector_is_accepted() {
-    // Not from npm, so not everywhere.
-    let Some(vector) = find(&["hmac-vector.json"]) else {
-        eprintln!("SKIPPED: hmac-vector.json is in none of {:?}", places());
-        return;
-    };
-    let text = |name: &str| vector[name].as_str().expect("a text");
-    let verifier = Verifier::new(&[text("secret").into()]).expect("a sound secret");
+    let verifier = Verifier::new(&["It's a Secret to Everybody".into()]).expect("a sound secret");
+    let signature = "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17";
     let headers = Headers {
-        signature: Some(text("x-hub-signature-256").as_bytes()),
+        signature: Some(signature.as_bytes()),
         event: Some("other"),
         guid: Some("guid"),
         content_type: None,
     };
-    assert!(verifier.verify(&headers, text("payload").as_bytes()).is_ok());
+    assert!(verifier.verify(&headers, b"Hello, World!").is_ok());
     assert!(verifier.verify(&headers, b"Hello, world!").is_err());
 }
 
