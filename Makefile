@@ -32,7 +32,6 @@ test: ## Run all tests, those with real virtual machines included
 	tools/setup-host
 	tools/build-guest-image
 	tools/fetch-github-contract
-	tools/fetch-github-contract
 	cargo nextest run --locked --workspace
 
 .PHONY: image
