@@ -1,0 +1,160 @@
+//! The webhook endpoint, and what strangers may do to it.
+
+use std::time::{Duration, Instant};
+
+use forrest_daemon::control::Status;
+use forrest_testbed::{Testbed, WEBHOOK_SECRET, free_port};
+use github_sim::model::{JobAction, JobId};
+use github_sim::webhooks::sign;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use crate::http::{answer, connect, deliver, exchange, head, post, webhook};
+use crate::scene::{BUILD, STEP, booting, end, forget_webhooks, logged, plan, polled, queue, testbed};
+
+/// The largest body that GitHub sends.
+const BODY_MAX: usize = 25 << 20;
+
+/// The body of the webhook that would tell of a job.
+fn sample(testbed: &Testbed, job: JobId) -> Vec<u8> {
+    testbed.sim.sample_webhook(job, JobAction::Queued).expect("a sample").1.to_vec()
+}
+
+#[tokio::test]
+async fn nothing_happens_without_the_right_signature() {
+    let Some(testbed) = testbed("signatures").await else { return };
+    forget_webhooks(&testbed);
+    let job = queue(&testbed, BUILD, "unheard of");
+    let body = sample(&testbed, job);
+    let sent = |headers: Vec<(&'static str, String)>, body: Vec<u8>| {
+        let testbed = &testbed;
+        async move {
+            let mut all = vec![("X-GitHub-Event", "workflow_job")];
+            all.extend(headers.iter().map(|(name, value)| (*name, value.as_str())));
+            exchange(connect(testbed).await, &post(&all, &body)).await
+        }
+    };
+    let header = "X-Hub-Signature-256";
+    let right = sign(WEBHOOK_SECRET, &body);
+    let mut changed = body.clone();
+    let last = changed.len() - 1;
+    changed[last] = b' ';
+    assert_eq!(sent(vec![], body.clone()).await, Some(401));
+    assert_eq!(sent(vec![(header, sign("another secret", &body))], body.clone()).await, Some(401));
+    assert_eq!(sent(vec![(header, right.clone())], changed).await, Some(401));
+    assert_eq!(sent(vec![(header, "sha256=".to_owned())], body.clone()).await, Some(401));
+    assert_eq!(sent(vec![(header, right[7..].to_owned())], body.clone()).await, Some(401));
+    assert_eq!(sent(vec![("X-Hub-Signature", right.clone())], body.clone()).await, Some(401));
+    let view = testbed.client().status().await.expect("a status").view;
+    assert!(view.jobs.is_empty() && view.runs.is_empty(), "{view:?}");
+    logged(&testbed, "webhook refused").await;
+
+    assert_eq!(sent(vec![(header, right)], body).await, Some(202));
+    booting(&testbed, BUILD).await;
+    end(testbed).await;
+}
+
+#[tokio::test]
+async fn odd_requests_get_an_answer() {
+    let Some(testbed) = testbed("odd-requests").await else { return };
+    let unsigned = |method, length| head(method, length, &[("X-GitHub-Event", "ping")]);
+    let send = async |request: &[u8]| exchange(connect(&testbed).await, request).await;
+    assert_eq!(send(&unsigned("POST", BODY_MAX + 1)).await, Some(413));
+    assert_eq!(send(&unsigned("GET", 0)).await, Some(405));
+    assert_eq!(send(&unsigned("PUT", 0)).await, Some(405));
+    assert_eq!(send(b"what is this?\r\n\r\n").await, Some(400));
+    assert_eq!(deliver(&testbed, "ping", b"{\"zen\": \"Speak like a human.\"}").await, Some(200));
+    assert_eq!(deliver(&testbed, "workflow_job", b"{\"action\": \"que").await, Some(400));
+    assert_eq!(deliver(&testbed, "workflow_job", b"{}").await, Some(400));
+    assert_eq!(deliver(&testbed, "workflow_job", b"[]").await, Some(400));
+    assert_eq!(deliver(&testbed, "workflow_job", b"").await, Some(400));
+    assert_eq!(deliver(&testbed, "workflow_job", b"\xff\xfe\x00").await, Some(400));
+    assert_eq!(deliver(&testbed, "never_heard_of", b"{}").await, Some(200));
+    let deep = [vec![b'['; 100_000], vec![b']'; 100_000]].concat();
+    assert_eq!(deliver(&testbed, "workflow_job", &deep).await, Some(400));
+
+    // It breaks off in the middle: whether the answer still gets through is the kernel's affair.
+    let mut stream = connect(&testbed).await;
+    stream.write_all(&unsigned("POST", 100)).await.expect("a head");
+    stream.write_all(b"half of it").await.expect("a part of the body");
+    stream.shutdown().await.expect("closed");
+    assert!(matches!(answer(&mut stream).await, None | Some(400)));
+    logged(&testbed, "the body broke off").await;
+
+    queue(&testbed, BUILD, "afterwards");
+    booting(&testbed, BUILD).await;
+    end(testbed).await;
+}
+
+#[tokio::test]
+async fn unknown_actions_and_statuses_are_taken() {
+    let Some(testbed) = testbed("unknown-status").await else { return };
+    forget_webhooks(&testbed);
+    let job = queue(&testbed, BUILD, "strange");
+    let body = String::from_utf8(sample(&testbed, job)).expect("text");
+    let changed = |from: &str, to: &str| {
+        assert!(body.contains(from), "{from} is not in {body}");
+        body.replace(from, to)
+    };
+    for strange in [
+        changed(r#""action":"queued""#, r#""action":"teleported""#),
+        changed(r#""status":"queued""#, r#""status":"pondering""#),
+        changed(r#""conclusion":null"#, r#""conclusion":"shrug""#),
+    ] {
+        assert_eq!(deliver(&testbed, "workflow_job", strange.as_bytes()).await, Some(202));
+    }
+    assert_eq!(deliver(&testbed, "workflow_job", body.as_bytes()).await, Some(202));
+    booting(&testbed, BUILD).await;
+    end(testbed).await;
+}
+
+#[tokio::test]
+async fn a_slow_body_is_cut_off() {
+    let Some(testbed) = testbed("slow-body").await else { return };
+    let mut stream = connect(&testbed).await;
+    let began = Instant::now();
+    stream.write_all(&head("POST", 100, &[])).await.expect("a head");
+    stream.write_all(b"and then").await.expect("a part of the body");
+    assert_eq!(answer(&mut stream).await, Some(408));
+    assert!(began.elapsed() >= Duration::from_secs(9), "after {:?}", began.elapsed());
+    end(testbed).await;
+}
+
+#[tokio::test]
+async fn webhooks_come_over_tcp_where_configured() {
+    let Some(mut plan) = plan("tcp") else { return };
+    let address = format!("127.0.0.1:{}", free_port().expect("a port"));
+    plan.host_lines.push(format!("webhook_listen: {address}"));
+    let testbed = Testbed::start(plan).await.expect("the testbed starts");
+    polled(&testbed).await;
+    assert_eq!(testbed.client().status().await.expect("a status").daemon.webhooks, address);
+    assert!(!testbed.plan().base_dir().join("webhook.sock").exists());
+
+    forget_webhooks(&testbed);
+    let job = queue(&testbed, BUILD, "over tcp");
+    let request = webhook("workflow_job", &sample(&testbed, job));
+    let stream = TcpStream::connect(&address).await.expect("the endpoint listens");
+    assert_eq!(exchange(stream, &request).await, Some(202));
+    booting(&testbed, BUILD).await;
+    end(testbed).await;
+}
+
+#[tokio::test]
+async fn connections_are_bounded_and_others_get_their_turn() {
+    let Some(testbed) = testbed("many-connections").await else { return };
+    let mut held = Vec::new();
+    for _ in 0..300 {
+        held.push(connect(&testbed).await);
+    }
+    // All places are taken: one more waits, and the daemon itself is as well as before.
+    let mut late = connect(&testbed).await;
+    late.write_all(&webhook("ping", b"{}")).await.expect("it can be sent");
+    let early = tokio::time::timeout(Duration::from_millis(200), answer(&mut late)).await;
+    assert!(early.is_err(), "answered although all places are taken: {early:?}");
+    let status = tokio::time::timeout(STEP, testbed.client().status()).await;
+    assert!(matches!(status, Ok(Ok(Status { .. }))));
+
+    held.clear();
+    assert_eq!(answer(&mut late).await, Some(200));
+    end(testbed).await;
+}
