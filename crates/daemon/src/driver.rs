@@ -117,6 +117,7 @@ impl Driver {
 
     /// Starts polling and scheduling: everything that is known from before was told.
     pub(crate) fn start(&mut self) {
+        self.tasks.spawn(self.executors.clone().prepare_base_images(Arc::clone(&self.config)));
         self.handle(Event::PolicyChanged(policy(&self.config)));
     }
 
@@ -155,6 +156,8 @@ impl Driver {
             Message::ConfigLoaded(config) => {
                 self.config = config;
                 self.executors.configure(&self.config);
+                let config = Arc::clone(&self.config);
+                self.tasks.spawn(self.executors.clone().prepare_base_images(config));
                 match startup::verifier(&self.config) {
                     Ok(verifier) => drop(self.verifier.send_replace(Arc::new(verifier))),
                     Err(error) => tracing::error!(%error, "webhooks keep the old secret"),

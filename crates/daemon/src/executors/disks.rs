@@ -1,10 +1,11 @@
 //! What happens to a run's files.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use forrest_config::{Base, Machine};
+use forrest_config::{Base, Config, Machine};
 use forrest_core::RunEvent;
 use forrest_core::event::{Persist, Trouble};
 use forrest_core::image_choice::choose_start_image;
@@ -51,6 +52,37 @@ impl Executors {
             blocking(move || prepare(&store, &run, &host, restore)).await.map_err(Trouble::new)
         };
         self.answer(&run, RunEvent::Prepared(prepared)).await;
+    }
+
+    /// Does what base images need once, such as being imported from another file system, so that no job
+    /// waits for it; and removes what was imported for images that are not configured any more.
+    pub(crate) async fn prepare_base_images(self, config: Arc<Config>) {
+        let images: BTreeSet<PathBuf> = config
+            .machines()
+            .filter_map(|machine| match &machine.base {
+                Base::Image(path) => Some(path.resolve().to_owned()),
+                Base::Machine(_) => None,
+            })
+            .collect();
+        for image in images.clone() {
+            let prepared = self.on_disk(move |store| {
+                let mut told = 0;
+                store.prepare_src(&image, &mut |share| {
+                    // Every tenth of the way is a line in the log.
+                    let tenth = (share * 10.0) as u32;
+                    if std::mem::replace(&mut told, tenth) != tenth {
+                        tracing::info!(image = %image.display(), "importing: {} %", tenth * 10);
+                    }
+                })
+            });
+            if let Err(trouble) = prepared.await {
+                tracing::warn!("a base image cannot be used yet: {}", trouble.what);
+            }
+        }
+        let images: Vec<PathBuf> = images.into_iter().collect();
+        if let Err(trouble) = self.on_disk(move |store| store.sweep_src(&images)).await {
+            tracing::warn!("could not remove imported images: {}", trouble.what);
+        }
     }
 
     /// Looks for the persistence token on the job-config disk.
