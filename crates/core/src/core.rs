@@ -168,7 +168,7 @@ impl Core {
     }
 
     fn policy_changed(&mut self, now: Timestamp, policy: Policy, out: &mut Vec<Command>) {
-        self.policy = policy;
+        let old = std::mem::replace(&mut self.policy, policy);
         let policy = &self.policy;
         self.jobs.rematch(|job| {
             policy.machine_for(&job.repository, &job.labels).map(|machine| machine.name.clone())
@@ -179,6 +179,7 @@ impl Core {
         }
         self.proven.retain(|machine, _| self.policy.machines.contains_key(machine));
         self.polls_follow_policy(now, out);
+        self.poll_for_new_machines(now, &old, out);
         self.snapshots_follow_policy(now, out);
         self.unscheduled = true;
     }

@@ -8,7 +8,8 @@ use crate::command::{Command, Level, Note};
 use crate::core::Core;
 use crate::event::{Runner, Source, Trouble};
 use crate::jobs::Phase;
-use crate::model::{Job, JobId, JobStatus, Repository, RunnerName, Timestamp};
+use crate::model::{Job, JobId, JobStatus, MachineType, Repository, RunnerName, Timestamp};
+use crate::policy::Policy;
 use crate::run::{RetireReason, Run, RunState, retry_at, retry_pause};
 use crate::timers::Timer;
 
@@ -139,6 +140,28 @@ impl Core {
         for repository in self.policy.repositories() {
             self.ensure_polled(&repository);
             if self.polls.state(&repository).0.is_none() {
+                self.poll(now, &repository, out);
+            }
+        }
+    }
+
+    /// Asks again for the jobs of repositories that have a machine type which `old` did not have, or
+    /// not with these labels: jobs that nothing served were left alone when they were reported.
+    pub(crate) fn poll_for_new_machines(
+        &mut self,
+        now: Timestamp,
+        old: &Policy,
+        out: &mut Vec<Command>,
+    ) {
+        let is_new = |machine: &&MachineType| {
+            old.machines.get(&machine.name).is_none_or(|before| before.labels != machine.labels)
+        };
+        let new = self.policy.machines.values().filter(is_new);
+        let repositories: BTreeSet<_> =
+            new.map(|machine| machine.name.repository().clone()).collect();
+        for repository in repositories {
+            // Those that were never polled are being polled already.
+            if self.polls.state(&repository).0.is_some() {
                 self.poll(now, &repository, out);
             }
         }
