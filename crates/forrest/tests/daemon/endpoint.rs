@@ -10,7 +10,9 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::http::{answer, connect, deliver, exchange, head, post, webhook};
-use crate::scene::{BUILD, STEP, booting, end, forget_webhooks, logged, plan, polled, queue, testbed};
+use crate::scene::{
+    BUILD, STEP, booting, end, forget_webhooks, logged, plan, polled, queue, testbed,
+};
 
 /// The largest body that GitHub sends.
 const BODY_MAX: usize = 25 << 20;

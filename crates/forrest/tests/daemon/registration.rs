@@ -31,7 +31,12 @@ async fn served_after(story: &str, effect: ApiEffect, words: &[&str]) {
 
 #[tokio::test]
 async fn refused() {
-    served_after("refused", ApiEffect::Status { status: 403 }, &["403"]).await;
+    served_after(
+        "refused",
+        ApiEffect::Status { status: 403 },
+        &["may not register runners", "administration: write"],
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -42,7 +47,7 @@ async fn failed() {
 #[tokio::test]
 async fn limited() {
     let effect = ApiEffect::SecondaryLimit { retry_after_s: Some(2) };
-    served_after("limited", effect, &["limit"]).await;
+    served_after("limited", effect, &["asked for a pause", "2 s"]).await;
 }
 
 #[tokio::test]
