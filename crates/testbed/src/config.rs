@@ -121,8 +121,11 @@ impl Plan {
         line(format_args!("  api_url: http://127.0.0.1:{sim_port}"));
         line(format_args!("  polling_interval: {}", self.polling_interval));
         line(format_args!("repositories:"));
+        let mut before = "";
         for (owner, repository) in self.repositories() {
-            line(format_args!("  {owner}:"));
+            if std::mem::replace(&mut before, owner) != owner {
+                line(format_args!("  {owner}:"));
+            }
             line(format_args!("    {repository}:"));
             line(format_args!("      persistence_token: {PERSISTENCE_TOKEN}"));
             line(format_args!("      machines:"));

@@ -45,13 +45,26 @@ pub(super) fn allocated(path: &Path) -> Bytes {
 impl Executors {
     /// Forks the run's disk and writes its `CIDATA` disk.
     pub(crate) async fn prepare(self, run: Arc<RunContext>, restore: bool) {
-        let prepared = {
-            let run = Arc::clone(&run);
-            let _permit = self.disk_work.acquire().await;
-            let (store, host) = (self.store.clone(), Arc::clone(&self.host));
-            blocking(move || prepare(&store, &run, &host, restore)).await.map_err(Trouble::new)
+        let prepared = match self.begin(&run).await {
+            Ok(()) => {
+                let run = Arc::clone(&run);
+                let _permit = self.disk_work.acquire().await;
+                let (store, host) = (self.store.clone(), Arc::clone(&self.host));
+                blocking(move || prepare(&store, &run, &host, restore)).await
+            }
+            Err(what) => Err(what),
         };
-        self.answer(&run, RunEvent::Prepared(prepared)).await;
+        self.answer(&run, RunEvent::Prepared(prepared.map_err(Trouble::new))).await;
+    }
+
+    /// Makes the run's directory with its record, once. Nothing is asked of GitHub before that: whatever
+    /// happens to this daemon, the next one finds the run's name and removes its runner.
+    pub(super) async fn begin(&self, run: &Arc<RunContext>) -> Result<(), String> {
+        let made = run.begun.get_or_init(|| {
+            let (store, run) = (self.store.clone(), Arc::clone(run));
+            blocking(move || begin(&store, &run))
+        });
+        made.await.clone()
     }
 
     /// Does what base images need once, such as being imported from another file system, so that no job
@@ -189,16 +202,10 @@ fn settings(run: &RunContext) -> Result<&Machine, String> {
     run.settings.as_deref().ok_or_else(|| format!("{} is not configured any more", run.machine))
 }
 
-fn prepare(
-    store: &Store,
-    run: &RunContext,
-    host: &Host,
-    restore: bool,
-) -> Result<StartImage, String> {
+fn begin(store: &Store, run: &RunContext) -> Result<(), String> {
     let settings = settings(run)?;
-    let text = |error: ImageError| error.to_string();
-    store.create_run_dir(&run.runner, &run.machine).map_err(text)?;
-    let mut record = RunRecord {
+    store.create_run_dir(&run.runner, &run.machine).map_err(|error| error.to_string())?;
+    let record = RunRecord {
         runner: run.runner.clone(),
         machine: run.machine.clone(),
         ram: settings.ram,
@@ -209,10 +216,24 @@ fn prepare(
         runner_id: None,
         job: None,
     };
-    let write = |record: &RunRecord| {
-        record.write(run.dir.path()).map_err(|error| format!("could not write its record: {error}"))
-    };
-    write(&record)?;
+    write_record(run, &record)
+}
+
+fn write_record(run: &RunContext, record: &RunRecord) -> Result<(), String> {
+    record.write(run.dir.path()).map_err(|error| format!("could not write its record: {error}"))
+}
+
+fn prepare(
+    store: &Store,
+    run: &RunContext,
+    host: &Host,
+    restore: bool,
+) -> Result<StartImage, String> {
+    let settings = settings(run)?;
+    let text = |error: ImageError| error.to_string();
+    let mut record =
+        RunRecord::read(run.dir.path()).ok_or("the run's record cannot be read")?;
+    let write = |record: &RunRecord| write_record(run, record);
     let start = start_image(store, settings)?;
     let template = template(settings).map_err(text)?;
     if restore && let Some(snapshot) = snapshots::fitting(store, settings, host, &start, &template)

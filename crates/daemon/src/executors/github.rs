@@ -20,6 +20,10 @@ const SINGLE_JOBS_MAX: usize = 200;
 
 impl Executors {
     pub(crate) async fn register(self, run: Arc<RunContext>) {
+        if let Err(what) = self.begin(&run).await {
+            let result = Err(RegisterTrouble::Refused(Trouble::new(what)));
+            return self.send(Message::Registered { runner: run.runner.clone(), result }).await;
+        }
         let repository = run.machine.repository();
         let registered =
             self.github.generate_jit_config(repository, &run.runner, &run.labels).await;

@@ -22,7 +22,7 @@ use forrest_github::GitHub;
 use forrest_images::{ImageError, RunDir, Store};
 use forrest_vm::spec::Accel;
 use secrecy::SecretString;
-use tokio::sync::Semaphore;
+use tokio::sync::{OnceCell, Semaphore};
 
 use crate::driver::{Inbox, Message};
 
@@ -69,6 +69,8 @@ pub(crate) struct RunContext {
     pub(crate) token: Option<SecretString>,
     /// Its files.
     pub(crate) dir: RunDir,
+    /// Whether its directory was made, or why it could not be.
+    begun: OnceCell<Result<(), String>>,
 }
 
 impl RunContext {
@@ -91,6 +93,7 @@ impl RunContext {
             labels: labels.unwrap_or_default(),
             token: token.map(|token| SecretString::from(token.expose())),
             dir: executors.store.run_dir(runner, machine),
+            begun: OnceCell::new(),
         }
     }
 }
