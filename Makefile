@@ -34,6 +34,12 @@ test: ## Run all tests, those with real virtual machines included
 	tools/fetch-github-contract
 	cargo nextest run --locked --workspace
 
+.PHONY: simulate
+simulate: ## Live through simulated days of a hostile world: make simulate SEEDS=1000 FIRST_SEED=1
+	tools/setup-host build
+	cargo build --release --locked --package forrest-simulate
+	target/release/forrest-simulate --seeds $${SEEDS:-1000} --first-seed $${FIRST_SEED:-1}
+
 .PHONY: image
 image: ## Build target/guest/debian-12.raw, the Debian guest image
 	tools/setup-host image

@@ -30,6 +30,18 @@ pub enum Violation {
         /// What waits.
         what: String,
     },
+    /// Nobody says why jobs wait, or somebody says so although none do.
+    #[error("{machine} has {queued} jobs and {supply} runners for them, and waits for {waiting}")]
+    Waiting {
+        /// The machine type.
+        machine: String,
+        /// Its queued jobs.
+        queued: usize,
+        /// The runs that they can get.
+        supply: usize,
+        /// What the core says.
+        waiting: String,
+    },
     /// Nobody asks GitHub what a run's runner does.
     #[error("the repository of {runner} is not polled")]
     NotPolled {
@@ -52,7 +64,22 @@ pub fn check(core: &Core) -> Result<(), Violation> {
     sums(core)?;
     jobs_once(core)?;
     deadlines(core)?;
+    waiting(core)?;
     queues(core)
+}
+
+/// Scheduling leaves out what it takes for unchanged. This is how its mistakes show.
+fn waiting(core: &Core) -> Result<(), Violation> {
+    for machine in core.policy.machines.keys() {
+        let queued = core.jobs.queued_count(machine);
+        let supply = core.runs.of_machine(machine).supply as usize;
+        let waiting = core.waiting.get(machine);
+        if (queued > supply) != waiting.is_some() {
+            let (machine, waiting) = (machine.to_string(), format!("{waiting:?}"));
+            return Err(Violation::Waiting { machine, queued, supply, waiting });
+        }
+    }
+    Ok(())
 }
 
 fn sums(core: &Core) -> Result<(), Violation> {

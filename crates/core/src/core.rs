@@ -47,6 +47,8 @@ pub struct Core {
     pub(crate) leapt: bool,
     /// Whether something changed that scheduling depends on.
     pub(crate) unscheduled: bool,
+    /// Machine types whose queue changed.
+    pub(crate) requeued: Vec<MachineTypeName>,
 }
 
 impl Core {
@@ -70,6 +72,7 @@ impl Core {
             clock: None,
             leapt: false,
             unscheduled: true,
+            requeued: Vec::new(),
         }
     }
 
@@ -83,11 +86,7 @@ impl Core {
         while let Some(timer) = self.timers.expired(now) {
             self.timer_expired(now, timer, out);
         }
-        if self.unscheduled | self.runs.take_changed() {
-            self.schedule(now, out);
-            self.unscheduled = false;
-            self.runs.take_changed();
-        }
+        self.schedule_if_needed(now, out);
     }
 
     /// When [`Event::Tick`] is due, if nothing else happens before.
@@ -118,8 +117,13 @@ impl Core {
     /// The machine type that serves such a job, if one does. The daemon drops reports of all other
     /// jobs before they are queued.
     pub fn serves(&self, job: &Job) -> bool {
-        self.policy.machine_for(&job.repository, &job.labels).is_some()
-            || self.jobs.get(job.id).is_some()
+        self.policy.machine_for(&job.repository, &job.labels).is_some() || self.knows(job)
+    }
+
+    /// Whether a job matters although no machine type serves it now.
+    fn knows(&self, job: &Job) -> bool {
+        self.jobs.get(job.id).is_some()
+            || self.adopted_jobs.contains_key(&job.id)
             || job.runner.as_ref().is_some_and(|runner| self.runs.get(runner).is_some())
     }
 
@@ -185,7 +189,8 @@ impl Core {
     }
 
     fn job_reported(&mut self, now: Timestamp, job: Job, source: Source, out: &mut Vec<Command>) {
-        if !self.serves(&job) {
+        let machine = self.policy.machine_for(&job.repository, &job.labels).map(|m| m.name.clone());
+        if machine.is_none() && !self.knows(&job) {
             out.push(Command::Note(Note {
                 level: Level::Debug,
                 runner: None,
@@ -194,12 +199,13 @@ impl Core {
             }));
             return;
         }
-        let machine = self.policy.machine_for(&job.repository, &job.labels).map(|m| m.name.clone());
         let source = match source {
             Source::Asked(at) => Source::Asked(Self::asked_at(now, at)),
             Source::Webhook => Source::Webhook,
         };
         let (id, repository) = (job.id, job.repository.clone());
+        let known = self.jobs.get(id);
+        self.unscheduled |= known.is_some_and(|known| known.machine != machine);
         self.note_webhook(now, &job, source);
         match self.jobs.report(now, job, source, machine) {
             Change::None => {}
@@ -227,8 +233,10 @@ impl Core {
         after: Phase,
         out: &mut Vec<Command>,
     ) {
-        self.unscheduled = true;
         let Some(entry) = self.jobs.get(id) else { return };
+        if before == Some(Phase::Queued) || after == Phase::Queued {
+            self.requeued.extend(entry.machine.clone());
+        }
         let runner = entry.job.runner.clone();
         let adopted =
             self.adopted_jobs.remove(&id).filter(|holder| runner.as_ref() != Some(holder));
@@ -281,7 +289,7 @@ impl Core {
             return;
         }
         if let Some(entry) = &entry {
-            self.unscheduled = true;
+            self.requeued.extend(entry.machine.clone());
             out.push(Command::Note(Note {
                 level: Level::Info,
                 runner: entry.job.runner.clone(),

@@ -3,8 +3,10 @@
 //! All of them become parts of file names, so the constructors accept nothing that could leave its
 //! directory.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -27,22 +29,52 @@ pub enum NameError {
     Runner(String),
 }
 
-fn part(text: &str) -> Result<String, NameError> {
+fn part(text: &str) -> Result<&str, NameError> {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
     // GitHub lets a repository start with a dot (".github"); as directory names those are harmless,
     // but "." and ".." are not.
     let sound = (1..=100).contains(&text.len())
         && text.bytes().all(allowed)
         && !text.bytes().all(|b| b == b'.');
-    if sound { Ok(text.to_owned()) } else { Err(NameError::Part(text.to_owned())) }
+    if sound { Ok(text) } else { Err(NameError::Part(text.to_owned())) }
+}
+
+/// Text that is never changed. Names are copied and compared all the time: a copy costs no
+/// allocation, and copies of one name are equal at first sight.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Text(Arc<str>);
+
+impl fmt::Debug for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl Ord for Text {
+    fn cmp(&self, other: &Self) -> Ordering {
+        if Arc::ptr_eq(&self.0, &other.0) { Ordering::Equal } else { self.0.cmp(&other.0) }
+    }
+}
+
+impl PartialOrd for Text {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl fmt::Display for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
 /// A repository, `owner/name`, as GitHub spells it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Repository {
-    owner: String,
-    name: String,
+    /// Both parts, with a slash between them: one comparison instead of two.
+    text: Text,
+    owner_len: usize,
 }
 
 impl Repository {
@@ -51,17 +83,18 @@ impl Repository {
     /// # Errors
     /// [`NameError::Part`] for the first part that cannot be used in a file name.
     pub fn new(owner: &str, name: &str) -> Result<Self, NameError> {
-        Ok(Self { owner: part(owner)?, name: part(name)? })
+        let text = format!("{}/{}", part(owner)?, part(name)?);
+        Ok(Self { text: Text(text.into()), owner_len: owner.len() })
     }
 
     /// The account that owns the repository.
     pub fn owner(&self) -> &str {
-        &self.owner
+        &self.text.0[..self.owner_len]
     }
 
     /// The repository's name without its owner.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.text.0[self.owner_len + 1..]
     }
 }
 
@@ -78,7 +111,7 @@ impl FromStr for Repository {
 
 impl fmt::Display for Repository {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.owner, self.name)
+        self.text.fmt(f)
     }
 }
 
@@ -86,8 +119,9 @@ impl fmt::Display for Repository {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct MachineTypeName {
+    /// All three parts, with slashes between them.
+    text: Text,
     repository: Repository,
-    machine: String,
 }
 
 impl MachineTypeName {
@@ -96,7 +130,8 @@ impl MachineTypeName {
     /// # Errors
     /// [`NameError::Part`] where it cannot be used in a file name.
     pub fn new(repository: Repository, machine: &str) -> Result<Self, NameError> {
-        Ok(Self { repository, machine: part(machine)? })
+        let text = format!("{repository}/{}", part(machine)?);
+        Ok(Self { text: Text(text.into()), repository })
     }
 
     /// The repository whose jobs run on it.
@@ -106,7 +141,7 @@ impl MachineTypeName {
 
     /// The last part: the label that jobs ask for.
     pub fn machine(&self) -> &str {
-        &self.machine
+        &self.text.0[self.repository.text.0.len() + 1..]
     }
 }
 
@@ -126,7 +161,7 @@ impl FromStr for MachineTypeName {
 
 impl fmt::Display for MachineTypeName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.repository, self.machine)
+        self.text.fmt(f)
     }
 }
 
@@ -135,7 +170,7 @@ impl fmt::Display for MachineTypeName {
 /// It identifies a run everywhere: in the core, on disk, on GitHub and on the command line.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct RunnerName(String);
+pub struct RunnerName(Text);
 
 impl RunnerName {
     const PREFIX: &str = "forrest-";
@@ -146,17 +181,18 @@ impl RunnerName {
         const ALPHABET: &[u8; 36] = b"abcdefghijklmnopqrstuvwxyz0123456789";
         let suffix: String =
             random.iter().map(|b| ALPHABET[usize::from(*b) % ALPHABET.len()] as char).collect();
-        Self(format!("{}{}-{suffix}", Self::PREFIX, machine.machine()))
+        Self(Text(format!("{}{}-{suffix}", Self::PREFIX, machine.machine()).into()))
     }
 
     /// The name as text.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.0.0
     }
 
     /// The machine's own name inside the runner's name.
     pub fn machine(&self) -> &str {
-        &self.0[Self::PREFIX.len()..self.0.len() - Self::RANDOM_LEN - 1]
+        let text = self.as_str();
+        &text[Self::PREFIX.len()..text.len() - Self::RANDOM_LEN - 1]
     }
 }
 
@@ -172,13 +208,13 @@ impl FromStr for RunnerName {
                     && random.len() == Self::RANDOM_LEN
                     && random.bytes().all(|b| b.is_ascii_alphanumeric())
             });
-        if sound { Ok(Self(text.to_owned())) } else { Err(NameError::Runner(text.to_owned())) }
+        if sound { Ok(Self(Text(text.into()))) } else { Err(NameError::Runner(text.to_owned())) }
     }
 }
 
 impl fmt::Display for RunnerName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        self.0.fmt(f)
     }
 }
 
@@ -212,8 +248,32 @@ mod tests {
     fn names_cannot_leave_their_directory() {
         for text in ["", ".", "..", "a/b", "a b", "a\0", "ü", &"x".repeat(101)] {
             assert!(part(text).is_err(), "{text:?} was taken for a name");
+            assert!(Repository::new("o", text).is_err() && Repository::new(text, "r").is_err());
         }
         assert!(part(".github").is_ok());
+    }
+
+    #[test]
+    fn names_are_taken_apart_as_they_were_put_together() {
+        let machine: MachineTypeName = "o-1/r.x/build".parse().expect("a sound name");
+        assert_eq!(machine.to_string(), "o-1/r.x/build");
+        assert_eq!(machine.machine(), "build");
+        let repository = machine.repository();
+        assert_eq!((repository.owner(), repository.name()), ("o-1", "r.x"));
+        assert_eq!(Repository::new("o-1", "r.x").as_ref(), Ok(repository));
+        assert!("o/r".parse::<MachineTypeName>().is_err());
+        assert!("o/r/m/x".parse::<MachineTypeName>().is_err());
+        assert!("o/r/m".parse::<Repository>().is_err());
+    }
+
+    #[test]
+    fn machine_types_of_a_repository_stand_together() {
+        let mut names: Vec<MachineTypeName> = ["a/b/x", "a/b-c/x", "a/b/y", "a/bc/x", "a/b.c/x"]
+            .map(|name| name.parse().expect("a sound name"))
+            .into();
+        names.sort();
+        names.dedup_by_key(|name| name.repository().clone());
+        assert_eq!(names.len(), 4);
     }
 
     #[test]

@@ -358,6 +358,37 @@ impl Run {
         }
     }
 
+    /// Whether it has a job, and which is known.
+    pub fn has_known_job(&self) -> bool {
+        matches!(&self.state, RunState::Busy { job: Some(_), .. })
+    }
+
+    /// Whether it is past its job and its disk may still become an image.
+    pub fn may_leave_image(&self) -> bool {
+        match &self.state {
+            RunState::Finishing { step, .. } => match step {
+                FinishStep::ShuttingDown
+                | FinishStep::Fencing { .. }
+                | FinishStep::PoweringDown => true,
+                FinishStep::Killing(_) => false,
+            },
+            RunState::Settling(settling) => match settling.disk {
+                DiskDebt::ReadingBack
+                | DiskDebt::AwaitingConclusion
+                | DiskDebt::Promoting { .. } => true,
+                DiskDebt::AwaitingPreparation
+                | DiskDebt::Discarding { .. }
+                | DiskDebt::Settled(_) => false,
+            },
+            RunState::Preparing { .. }
+            | RunState::Starting(_)
+            | RunState::Booting(_)
+            | RunState::Idle { .. }
+            | RunState::Busy { .. }
+            | RunState::Retiring { .. } => false,
+        }
+    }
+
     /// Whether it is not clear what its runner does, so that GitHub has to be asked more often.
     pub fn is_unclear(&self) -> bool {
         match &self.state {

@@ -184,7 +184,6 @@ impl Core {
 
     fn promote(&mut self, runner: &RunnerName, out: &mut Vec<Command>) {
         self.timers.clear(&Timer::Disk(runner.clone()));
-        self.unscheduled = true;
         self.settling(runner, |settling| {
             let failures = match settling.disk {
                 DiskDebt::Promoting { failures } => failures,
@@ -230,7 +229,6 @@ impl Core {
             (None, Ok(generation)) => {
                 let text = format!("its disk is now generation {generation} of the machine image");
                 out.push(note(Level::Info, runner, text));
-                self.unscheduled = true;
                 if let Some(machine) = self.runs.get(runner).map(|run| run.machine.clone()) {
                     self.image_changed(&machine, out);
                 }
@@ -268,7 +266,6 @@ impl Core {
     /// Removes the run's disk, whatever was to become of it before.
     pub(crate) fn discard(&mut self, runner: &RunnerName, out: &mut Vec<Command>) {
         self.timers.clear(&Timer::Disk(runner.clone()));
-        self.unscheduled = true;
         self.settling(runner, |settling| {
             let failures = match settling.disk {
                 DiskDebt::Discarding { failures } => failures,
@@ -303,7 +300,6 @@ impl Core {
             }
             _ => None,
         });
-        self.unscheduled = true;
         if let (Some(Some(failures)), Err(trouble)) = (failures, result) {
             let text = format!("could not remove the disk, trying again: {}", trouble.what);
             out.push(note(Level::Error, runner, text));
@@ -399,7 +395,6 @@ impl Core {
             self.finished.pop_front();
         }
         self.finished.push_back(finished);
-        self.unscheduled = true;
         self.stop_polling_unless_needed(&repository);
     }
 }

@@ -1,6 +1,6 @@
 //! All runs, with the sums that scheduling needs kept up to date.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{Bytes, MachineTypeName, Repository, RunnerName};
 use crate::policy::Resources;
@@ -18,6 +18,10 @@ pub struct Held {
     pub runs: u32,
     /// Runs that a queued job can still get.
     pub supply: u32,
+    /// Runs that have a known job.
+    pub busy: u32,
+    /// Runs past their job whose disk may still become an image.
+    pub leaving: u32,
     /// Runs that never had a guest, and whose runner GitHub could not be made to remove yet.
     pub owing: u32,
     /// Disks that take space.
@@ -37,6 +41,8 @@ impl Held {
             cpus: if live { cpus } else { 0 },
             runs: u32::from(live),
             supply: u32::from(run.is_supply()),
+            busy: u32::from(run.has_known_job()),
+            leaving: u32::from(run.may_leave_image()),
             owing: u32::from(run.is_owing()),
             disks: u32::from(on_disk),
             growth: if on_disk { disk.saturating_sub(run.disk_used) } else { Bytes(0) },
@@ -48,6 +54,8 @@ impl Held {
         self.cpus += share.cpus;
         self.runs += share.runs;
         self.supply += share.supply;
+        self.busy += share.busy;
+        self.leaving += share.leaving;
         self.owing += share.owing;
         self.disks += share.disks;
         self.growth = self.growth.saturating_add(share.growth);
@@ -58,21 +66,58 @@ impl Held {
         self.cpus -= share.cpus;
         self.runs -= share.runs;
         self.supply -= share.supply;
+        self.busy -= share.busy;
+        self.leaving -= share.leaving;
         self.owing -= share.owing;
         self.disks -= share.disks;
         self.growth = self.growth.saturating_sub(share.growth);
     }
 }
 
+/// What changed since somebody looked, as far as scheduling is concerned.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Changes {
+    /// Something was given back that a waiting job may have waited for, other than disk space.
+    pub(crate) freed: bool,
+    /// Disk space was given back.
+    pub(crate) freed_disk: bool,
+    /// Machine types whose image one run less is about to change.
+    pub(crate) images: Vec<MachineTypeName>,
+    /// Machine types whose supply is another.
+    pub(crate) supply: Vec<MachineTypeName>,
+}
+
+impl Changes {
+    fn note(&mut self, machine: &MachineTypeName, before: &Held, after: &Held) {
+        self.freed |= after.ram < before.ram
+            || after.cpus < before.cpus
+            || after.runs < before.runs
+            || after.owing < before.owing;
+        self.freed_disk |= after.growth < before.growth || after.disks < before.disks;
+        if after.busy < before.busy || after.leaving < before.leaving {
+            self.images.push(machine.clone());
+        }
+        if after.supply != before.supply {
+            self.supply.push(machine.clone());
+        }
+    }
+}
+
+/// The runs of one machine type.
+#[derive(Debug, Clone, Default)]
+struct Group {
+    held: Held,
+    names: BTreeSet<RunnerName>,
+}
+
 /// All runs.
 #[derive(Debug, Clone, Default)]
 pub struct Runs {
     by_name: BTreeMap<RunnerName, Run>,
-    by_machine: BTreeMap<MachineTypeName, Held>,
+    by_machine: BTreeMap<MachineTypeName, Group>,
     by_repository: BTreeMap<Repository, Held>,
     total: Held,
-    /// Whether the sums changed since somebody asked.
-    changed: bool,
+    changes: Changes,
 }
 
 impl Runs {
@@ -98,7 +143,9 @@ impl Runs {
 
     /// Adds a run.
     pub fn insert(&mut self, run: Run) {
-        self.count(&run.machine, &Held::of(&run));
+        let group = entry(&mut self.by_machine, &run.machine);
+        group.names.insert(run.runner.clone());
+        self.count(&run.machine, &Held::default(), &Held::of(&run));
         let before = self.by_name.insert(run.runner.clone(), run);
         assert!(before.is_none(), "a runner's name was used twice");
     }
@@ -106,12 +153,15 @@ impl Runs {
     /// Takes a run out.
     pub fn remove(&mut self, runner: &RunnerName) -> Option<Run> {
         let run = self.by_name.remove(runner)?;
-        self.discount(&run.machine, &Held::of(&run));
-        if self.by_machine.get(&run.machine).is_some_and(|held| *held == Held::default()) {
-            self.by_machine.remove(&run.machine);
+        self.count(&run.machine, &Held::of(&run), &Held::default());
+        if let Some(group) = self.by_machine.get_mut(&run.machine) {
+            group.names.remove(runner);
+            if group.names.is_empty() {
+                self.by_machine.remove(&run.machine);
+            }
         }
         let repository = run.machine.repository();
-        if self.by_repository.get(repository).is_some_and(|held| *held == Held::default()) {
+        if !self.by_machine.keys().any(|machine| machine.repository() == repository) {
             self.by_repository.remove(repository);
         }
         Some(run)
@@ -130,8 +180,7 @@ impl Runs {
         let after = Held::of(run);
         if before != after {
             let machine = run.machine.clone();
-            self.discount(&machine, &before);
-            self.count(&machine, &after);
+            self.count(&machine, &before, &after);
         }
         Some(result)
     }
@@ -145,19 +194,25 @@ impl Runs {
         }
     }
 
-    /// Whether the sums changed since the last time this was asked.
-    pub(crate) fn take_changed(&mut self) -> bool {
-        std::mem::take(&mut self.changed)
+    /// What changed since this was asked last.
+    pub(crate) fn take_changes(&mut self) -> Changes {
+        std::mem::take(&mut self.changes)
     }
 
     /// What the machine type's runs hold.
     pub fn of_machine(&self, machine: &MachineTypeName) -> Held {
-        self.by_machine.get(machine).copied().unwrap_or_default()
+        self.by_machine.get(machine).map(|group| group.held).unwrap_or_default()
+    }
+
+    /// The machine type's runs, in the order of their names.
+    pub(crate) fn runs_of(&self, machine: &MachineTypeName) -> impl Iterator<Item = &Run> {
+        let names = self.by_machine.get(machine).into_iter().flat_map(|group| &group.names);
+        names.filter_map(|name| self.by_name.get(name))
     }
 
     /// The machine types that have runs, with what those hold.
     pub(crate) fn machines(&self) -> impl Iterator<Item = (&MachineTypeName, &Held)> {
-        self.by_machine.iter()
+        self.by_machine.iter().map(|(machine, group)| (machine, &group.held))
     }
 
     /// What the repository's runs hold.
@@ -170,25 +225,21 @@ impl Runs {
         self.total
     }
 
-    fn count(&mut self, machine: &MachineTypeName, share: &Held) {
-        self.changed = true;
-        self.total.add(share);
-        entry(&mut self.by_machine, machine).add(share);
-        entry(&mut self.by_repository, machine.repository()).add(share);
-    }
-
-    fn discount(&mut self, machine: &MachineTypeName, share: &Held) {
-        self.changed = true;
-        self.total.remove(share);
-        entry(&mut self.by_machine, machine).remove(share);
-        entry(&mut self.by_repository, machine.repository()).remove(share);
+    fn count(&mut self, machine: &MachineTypeName, before: &Held, after: &Held) {
+        self.changes.note(machine, before, after);
+        let machine_held = &mut entry(&mut self.by_machine, machine).held;
+        let repository_held = entry(&mut self.by_repository, machine.repository());
+        for held in [&mut self.total, machine_held, repository_held] {
+            held.remove(before);
+            held.add(after);
+        }
     }
 }
 
 /// The name is copied only where it is new.
-fn entry<'a, K: Ord + Clone>(map: &'a mut BTreeMap<K, Held>, key: &K) -> &'a mut Held {
+fn entry<'a, K: Ord + Clone, V: Default>(map: &'a mut BTreeMap<K, V>, key: &K) -> &'a mut V {
     if !map.contains_key(key) {
-        map.insert(key.clone(), Held::default());
+        map.insert(key.clone(), V::default());
     }
     map.get_mut(key).unwrap_or_else(|| unreachable!("it was put there above"))
 }

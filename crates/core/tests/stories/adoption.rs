@@ -53,6 +53,17 @@ fn two_runs_that_knew_of_the_same_job_are_told_apart_by_github() {
 }
 
 #[test]
+fn a_job_of_a_machine_type_that_is_gone_still_frees_the_runner_that_was_known_to_have_it() {
+    let mut world = World::new(&[("build", 4)]);
+    let name = "forrest-old-aaaaaaaaaaaaaaaa";
+    let runner = world.adopted(name, "o/r/old", World::live(name), Some(1));
+    world.after(SECOND);
+    let queued = world.job(1, "old", JobStatus::Queued);
+    world.report(queued, Source::Asked(world.now));
+    assert_eq!(world.core.runs().get(&runner).and_then(|run| run.job()), None);
+}
+
+#[test]
 fn a_live_run_without_a_known_job_is_busy_as_soon_as_the_list_says_so() {
     let mut world = World::new(&[("build", 4)]);
     let runner = world.adopted(NAME, "build", World::live(NAME), None);

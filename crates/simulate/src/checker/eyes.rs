@@ -1,0 +1,201 @@
+//! What the checker sees: the world tells it here.
+
+use forrest_core::event::{Event, Persist, RegisterTrouble, RunEvent};
+use forrest_core::model::{Generation, JobStatus, RunnerId, RunnerName};
+use forrest_core::{Command, Core};
+
+use crate::world::World;
+use crate::world::host::{Disk, Vm};
+
+use super::{Broken, Claim};
+
+impl World {
+    /// A daemon starts: it knows nothing but what is there.
+    pub(crate) fn checker_on_restart(&mut self) {
+        let checker = &mut self.checker;
+        checker.claims = self
+            .host
+            .runs
+            .iter()
+            .map(|(name, run)| {
+                let memory = matches!(run.vm, Vm::Live(_));
+                let disk = matches!(run.disk, Disk::Forked | Disk::None);
+                (name.clone(), Claim { machine: run.machine, memory, disk, start: true })
+            })
+            .collect();
+        checker.builds.clear();
+        checker.measured = None;
+        checker.concluded.clear();
+        checker.valid.clear();
+        checker.failed_promotions.clear();
+        checker.polls.clear();
+        checker.answered.clear();
+        checker.trouble.fill(None);
+    }
+
+    /// The core takes in an event.
+    pub(crate) fn checker_on_event(&mut self, event: &Event) {
+        let (now, wall) = (self.now, self.wall());
+        let checker = &mut self.checker;
+        match event {
+            Event::JobReported { job, .. } if job.status == JobStatus::Completed => {
+                if let Some(conclusion) = job.conclusion {
+                    checker.concluded.insert(job.id, conclusion);
+                }
+            }
+            Event::HostMeasured { free_disk, run_disks } => {
+                checker.measured = Some((*free_disk, run_disks.clone()));
+            }
+            Event::StopRequested { runner } => {
+                checker.by_operator.insert(runner.clone());
+                checker.given_up(runner);
+            }
+            Event::SnapshotBuilt { machine, .. } => {
+                let built = checker.machines.iter().position(|m| m.name == *machine);
+                built.map(|index| checker.builds.remove(&index));
+            }
+            Event::Polled { repository, result: Err(trouble), .. } => {
+                let pause = trouble.not_before.map_or(0, |at| at.0.saturating_sub(wall.0));
+                let entry = checker.polls.entry(repository.clone()).or_default();
+                entry.1 = now + pause.min(2 * crate::plan::HOUR);
+            }
+            Event::Polled { repository, result: Ok(_), .. } => {
+                checker.answered.insert(repository.clone());
+            }
+            Event::PolicyChanged(policy) => {
+                let configured = policy.repositories();
+                checker.answered.retain(|repository| configured.contains(repository));
+            }
+            Event::Run { runner, event } => {
+                let machine = checker.claims.get(runner).map(|claim| claim.machine);
+                let failed = match event {
+                    RunEvent::Prepared(Err(_))
+                    | RunEvent::StartFailed(_)
+                    | RunEvent::VmExited(_)
+                    | RunEvent::Deregistered(Err(_))
+                    | RunEvent::Registered(Err(
+                        RegisterTrouble::Refused(_) | RegisterTrouble::Unknown(_),
+                    )) => true,
+                    RunEvent::ReadBack(Ok(Persist::Valid)) => {
+                        checker.valid.insert(runner.clone());
+                        false
+                    }
+                    RunEvent::Promoted(Err(_)) => {
+                        *checker.failed_promotions.entry(runner.clone()).or_default() += 1;
+                        false
+                    }
+                    _ => false,
+                };
+                if let Some(machine) = machine.filter(|_| failed) {
+                    checker.trouble[machine] = Some(now);
+                    checker.given_up(runner);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The core gave commands.
+    pub(crate) fn checker_on_commands(
+        &mut self,
+        core: &Core,
+        commands: &[Command],
+    ) -> Result<(), Broken> {
+        if let Some(broken) = self.checker.remembered.take() {
+            return Err(broken);
+        }
+        for command in commands {
+            self.judge_request(command)?;
+            match command {
+                Command::Prepare { runner, machine, .. } => {
+                    let machine = self.place(machine);
+                    self.judge_capacity(machine, &format!("run {runner}"))?;
+                    let claim = Claim { machine, memory: true, disk: true, start: false };
+                    self.checker.claims.insert(runner.clone(), claim);
+                }
+                Command::BuildSnapshot { machine } => {
+                    let machine = self.place(machine);
+                    self.judge_capacity(machine, "a snapshot")?;
+                    self.checker.builds.insert(machine);
+                }
+                Command::StartVm { runner, .. } => {
+                    let claim = self.checker.claims.get_mut(runner).filter(|claim| claim.memory);
+                    let Some(claim) = claim else {
+                        return Err(Broken(format!("{runner} is to be started without RAM")));
+                    };
+                    claim.start = true;
+                }
+                Command::PowerDown { runner } => {
+                    self.judge_stop(runner, "is to be powered down")?
+                }
+                Command::Kill { runner, .. } => self.judge_stop(runner, "is to be killed")?,
+                Command::Promote { runner, .. } => self.judge_promotion(runner)?,
+                Command::Discard { runner, .. } => self.judge_removal(runner)?,
+                Command::Forget { runner, .. } => {
+                    self.judge_settlement(runner)?;
+                    self.checker.claims.remove(runner);
+                    self.checker.by_operator.remove(runner);
+                }
+                _ => {}
+            }
+        }
+        if commands.iter().any(|command| matches!(command, Command::Prepare { .. })) {
+            self.judge_fairness(core, commands)?;
+        }
+        Ok(())
+    }
+
+    /// A guest is about to be stopped.
+    pub(crate) fn checker_on_stop(&mut self, runner: &RunnerName, how: &str) -> Result<(), Broken> {
+        self.judge_stop(runner, how)?;
+        if how.contains("killed") { self.judge_kill(runner) } else { Ok(()) }
+    }
+
+    /// The supervisor is about to end a guest whose job takes too long.
+    pub(crate) fn checker_on_deadline(&mut self, runner: &RunnerName) -> Result<(), Broken> {
+        self.judge_deadline(runner)
+    }
+
+    /// A guest is about to be started.
+    pub(crate) fn checker_on_start(
+        &mut self,
+        runner: &RunnerName,
+        id: RunnerId,
+    ) -> Result<(), Broken> {
+        let Some(run) = self.host.runs.get(runner) else {
+            return Err(Broken(format!("{runner} is started without a directory")));
+        };
+        if run.disk != Disk::Forked || !matches!(run.vm, Vm::None) {
+            return Err(Broken(format!(
+                "{runner} is started with {:?} and {:?}",
+                run.disk, run.vm
+            )));
+        }
+        if let Some(entry) = self.github.runners.get(runner)
+            && entry.id != id
+        {
+            return Err(Broken(format!("{runner} is started with another runner's id {id}")));
+        }
+        if !self.checker.started.insert(runner.clone()) {
+            return Err(Broken(format!("{runner} is started twice")));
+        }
+        Ok(())
+    }
+
+    /// A disk became a generation.
+    pub(crate) fn checker_on_promoted(
+        &mut self,
+        runner: &RunnerName,
+        machine: usize,
+        generation: Generation,
+    ) -> Result<(), Broken> {
+        if let Some(before) = self.checker.promoted.insert(runner.clone(), generation) {
+            return Err(Broken(format!("{runner} became generation {before} and {generation}")));
+        }
+        if generation <= self.checker.highest[machine] {
+            return Err(Broken(format!("generation {generation} is not the next one")));
+        }
+        self.checker.highest[machine] = generation;
+        Ok(())
+    }
+}

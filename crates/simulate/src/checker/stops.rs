@@ -1,0 +1,51 @@
+//! No guest is stopped whose runner may have a job.
+
+use forrest_core::model::RunnerName;
+
+use crate::plan::SECOND;
+use crate::world::World;
+use crate::world::github::At;
+use crate::world::host::Vm;
+
+use super::Broken;
+
+impl World {
+    /// A guest is powered down or killed, or is to be.
+    pub(super) fn judge_stop(&self, runner: &RunnerName, how: &str) -> Result<(), Broken> {
+        let lives = self.host.runs.get(runner).is_some_and(|run| matches!(run.vm, Vm::Live(_)));
+        if !lives || self.checker.by_operator.contains(runner) {
+            return Ok(());
+        }
+        match self.github.job_on(runner) {
+            Some(job) => Err(Broken(format!("{runner} {how}, but GitHub has given it job {job}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// A guest is killed: one that would have put its finished job away by itself must not be.
+    pub(super) fn judge_kill(&self, runner: &RunnerName) -> Result<(), Broken> {
+        let Some(run) = self.host.runs.get(runner) else { return Ok(()) };
+        let Vm::Live(guest) = &run.vm else { return Ok(()) };
+        let finished = run.ran.and_then(|id| self.github.jobs.get(&id));
+        let finished = finished.is_some_and(|job| matches!(job.at, At::Done(..)));
+        if finished && !guest.hung && !self.checker.by_operator.contains(runner) {
+            return Err(Broken(format!("{runner} is killed while it puts its job away")));
+        }
+        Ok(())
+    }
+
+    /// A guest is ended because its job takes too long.
+    pub(super) fn judge_deadline(&self, runner: &RunnerName) -> Result<(), Broken> {
+        let Some(run) = self.host.runs.get(runner) else { return Ok(()) };
+        let Some(limit) = self.plan.machines[run.machine].job_timeout else {
+            return Err(Broken(format!("{runner} has a deadline without a limit")));
+        };
+        let job = self.github.job_on(runner).and_then(|id| self.github.jobs.get(&id));
+        let Some(since) = job.and_then(|job| job.given.as_ref()) else { return Ok(()) };
+        let ran = self.now - since.1;
+        if ran + SECOND < limit.as_millis() as u64 {
+            return Err(Broken(format!("{runner} is ended after {} s of its job", ran / SECOND)));
+        }
+        Ok(())
+    }
+}

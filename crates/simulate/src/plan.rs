@@ -1,0 +1,214 @@
+//! What a seed stands for: machine types, workload, and which faults happen how often.
+//!
+//! Each kind of fault is present in about half of all days only. Days without it make sure that
+//! other faults are not hidden behind it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use forrest_core::model::{Bytes, MachineType, MachineTypeName};
+use forrest_core::{Capacity, Policy, Timing};
+
+use crate::random::Random;
+
+/// A second, in the simulation's unit of time.
+pub const SECOND: u64 = 1_000;
+/// A minute.
+pub const MINUTE: u64 = 60 * SECOND;
+/// An hour.
+pub const HOUR: u64 = 60 * MINUTE;
+/// A day.
+pub const DAY: u64 = 24 * HOUR;
+
+/// A seed's day.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// How long the faults go on, in milliseconds.
+    pub length: u64,
+    /// The configuration that the day begins and ends with.
+    pub policy: Policy,
+    /// Every machine type; jobs name them by their place here.
+    pub machines: Vec<MachineType>,
+    /// The host's disk space for runs and images.
+    pub disk: Bytes,
+    /// Workflow runs that arrive during the day.
+    pub workflows: u32,
+    /// Whether GitHub calls a job that is assigned and not taken yet "in progress".
+    pub assigned_is_in_progress: bool,
+    /// What goes wrong.
+    pub faults: Faults,
+}
+
+/// How often what goes wrong: shares from 0 to 1 of the occasions, or numbers per day.
+#[derive(Debug, Clone, Default)]
+pub struct Faults {
+    /// Webhooks that GitHub never sends.
+    pub webhook_lost: f64,
+    /// Webhooks whose delivery fails; GitHub keeps those for redelivery.
+    pub webhook_failed: f64,
+    /// Webhooks that are sent twice.
+    pub webhook_doubled: f64,
+    /// Webhooks that come minutes or hours late, and so out of order.
+    pub webhook_late: f64,
+    /// Windows per day in which GitHub's API is down, slow, or limits requests.
+    pub api_windows: u64,
+    /// Requests that fail at other times.
+    pub api_failed: f64,
+    /// Requests that take effect and whose answer is lost.
+    pub api_answer_lost: f64,
+    /// Requests that take effect only after they were given up.
+    pub api_late: f64,
+    /// Lists that miss a runner.
+    pub list_incomplete: f64,
+    /// Idle runners that GitHub forgets or that somebody removes.
+    pub runner_removed: f64,
+    /// Assigned jobs that their runner does not take.
+    pub not_taken: f64,
+    /// Jobs that are cancelled.
+    pub cancelled: f64,
+    /// Jobs that another host's runner takes.
+    pub elsewhere: f64,
+    /// Jobs that wait for an approval.
+    pub gated: f64,
+    /// Jobs that are run again afterwards.
+    pub rerun: f64,
+    /// Guests that never become ready.
+    pub boot_silent: f64,
+    /// Guests that panic, reboot or power off while they boot.
+    pub boot_ends: f64,
+    /// Virtual machines that cannot be started.
+    pub start_failed: f64,
+    /// Promoted images whose guests never become ready.
+    pub image_broken: f64,
+    /// Guests that hang when they shut down.
+    pub hangs: f64,
+    /// Of those, guests that do not hear their power button.
+    pub deaf: f64,
+    /// Guests that panic, reboot or power off in the middle of a job.
+    pub job_ends_guest: f64,
+    /// QEMU processes killed per day.
+    pub qemu_killed: u64,
+    /// Supervisors killed per day.
+    pub shim_killed: u64,
+    /// Daemons killed per day, at any time.
+    pub crashes: u64,
+    /// Daemons killed between two commands.
+    pub crash_between: f64,
+    /// Windows per day in which the disk is full.
+    pub disk_full: u64,
+    /// Disk operations that fail at other times.
+    pub disk_failed: f64,
+    /// Jumps of the clock per day.
+    pub clock_jumps: u64,
+    /// Changes of the configuration per day.
+    pub changes: u64,
+    /// Interventions of the operator per day.
+    pub operator: u64,
+}
+
+fn machine_type(name: MachineTypeName, random: &mut Random) -> MachineType {
+    let labels = ["self-hosted", "forrest", name.machine(), "linux", "x64"].into_iter().collect();
+    MachineType {
+        name,
+        labels,
+        base_machine: None,
+        ram: Bytes::gib(*random.pick(&[1, 2, 2, 4, 8])),
+        cpus: *random.pick(&[1, 2, 4]),
+        disk: Bytes::gib(*random.pick(&[10, 20, 40])),
+        max_runs: random.chance(0.2).then(|| random.between(1, 4) as u32),
+        boot_timeout: Duration::from_secs(*random.pick(&[60, 120, 300])),
+        job_timeout: random.chance(0.2).then(|| Duration::from_secs(random.between(600, 3600))),
+        snapshot: random.chance(0.3),
+    }
+}
+
+impl Plan {
+    /// The day that this seed stands for. `days` scales its length.
+    pub fn of(seed: u64, days: f64) -> Self {
+        let mut random = Random::new(seed);
+        let random = &mut random;
+        let mut machines: Vec<MachineType> = Vec::new();
+        for repository in 0..random.between(1, 3) {
+            for machine in 0..random.between(1, 3) {
+                let name = format!("o{repository}/r{repository}/m{machine}");
+                let name = name.parse().unwrap_or_else(|_| unreachable!("a sound name"));
+                machines.push(machine_type(name, random));
+            }
+        }
+        for index in 1..machines.len() {
+            if random.chance(0.3) {
+                let base = machines[index - 1].name.clone();
+                machines[index].base_machine = Some(base);
+            }
+        }
+        let largest = machines.iter().map(|machine| machine.ram).max().unwrap_or_default();
+        let ram = largest.max(Bytes::gib(*random.pick(&[4, 8, 16, 32])));
+        let cpus = random.chance(0.3).then(|| random.between(4, 24) as u32);
+        let capacity = Capacity { ram, cpus, min_free_disk: Bytes::gib(random.between(1, 20)) };
+        let repositories = machines.iter().map(|machine| machine.name.repository().clone());
+        let limited: Vec<_> = repositories.filter(|_| random.chance(0.2)).collect();
+        let policy = Policy {
+            capacity,
+            machines: machines
+                .iter()
+                .map(|m| (m.name.clone(), m.clone()))
+                .collect::<BTreeMap<_, _>>(),
+            max_runs: limited.into_iter().map(|r| (r, random.between(1, 4) as u32)).collect(),
+            timing: Timing::default(),
+        };
+        Self {
+            length: (DAY as f64 * days) as u64,
+            disk: Bytes::gib(random.spread(100, 2000)),
+            workflows: (random.spread(8, 60) as f64 * days).max(1.0) as u32,
+            assigned_is_in_progress: random.chance(0.5),
+            faults: Faults::draw(random),
+            policy,
+            machines,
+        }
+    }
+}
+
+impl Faults {
+    fn draw(random: &mut Random) -> Self {
+        let share = |random: &mut Random, most: f64| {
+            if random.chance(0.5) { most * random.between(1, 100) as f64 / 100.0 } else { 0.0 }
+        };
+        let number = |random: &mut Random, most: u64| {
+            if random.chance(0.5) { random.spread(1, most) } else { 0 }
+        };
+        let most_lost = if random.chance(0.2) { 1.0 } else { 0.3 };
+        Self {
+            webhook_lost: share(random, most_lost),
+            webhook_failed: share(random, 0.3),
+            webhook_doubled: share(random, 0.3),
+            webhook_late: share(random, 0.3),
+            api_windows: number(random, 8),
+            api_failed: share(random, 0.2),
+            api_answer_lost: share(random, 0.1),
+            api_late: share(random, 0.02),
+            list_incomplete: share(random, 0.2),
+            runner_removed: share(random, 0.1),
+            not_taken: share(random, 0.1),
+            cancelled: share(random, 0.2),
+            elsewhere: share(random, 0.2),
+            gated: share(random, 0.2),
+            rerun: share(random, 0.1),
+            boot_silent: share(random, 0.2),
+            boot_ends: share(random, 0.2),
+            start_failed: share(random, 0.2),
+            image_broken: share(random, 0.1),
+            hangs: share(random, 0.2),
+            deaf: share(random, 0.5),
+            job_ends_guest: share(random, 0.1),
+            qemu_killed: number(random, 8),
+            shim_killed: number(random, 8),
+            crashes: number(random, 12),
+            crash_between: share(random, 0.02),
+            disk_full: number(random, 3),
+            disk_failed: share(random, 0.05),
+            clock_jumps: number(random, 6),
+            changes: number(random, 8),
+            operator: number(random, 8),
+        }
+    }
+}
