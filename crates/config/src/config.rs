@@ -60,6 +60,7 @@ impl Machine {
             disk: self.disk,
             max_runs: self.max_runs,
             boot_timeout: self.boot_timeout,
+            idle_timeout: self.idle_timeout,
             job_timeout: self.job_timeout,
             snapshot: self.snapshot,
         }

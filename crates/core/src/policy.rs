@@ -39,7 +39,7 @@ pub struct Timing {
     pub polling_interval: Duration,
     /// How long a job can be overtaken by smaller ones.
     pub max_overtake: Duration,
-    /// How long a runner may wait for a job before it is retired.
+    /// How long a runner may wait for a job where its machine type is not configured any more.
     pub idle_timeout: Duration,
 }
 

@@ -32,6 +32,7 @@ fn policy(present: [bool; 4], capacity: Capacity, quick: bool) -> Policy {
             disk: Bytes::gib(4),
             max_runs: (index == 3).then_some(3),
             boot_timeout: Duration::from_secs(120),
+            idle_timeout: Duration::from_secs(if quick { 0 } else { 300 }),
             job_timeout: (index == 2).then_some(Duration::from_secs(3600)),
             snapshot: index == 3,
             name,

@@ -40,6 +40,8 @@ pub struct MachineType {
     pub max_runs: Option<u32>,
     /// How long a guest may take until it says that it is ready.
     pub boot_timeout: Duration,
+    /// How long its runners may wait for a job before they are retired.
+    pub idle_timeout: Duration,
     /// How long a job may run; `None`: as long as GitHub lets it.
     pub job_timeout: Option<Duration>,
     /// Whether its runs start from a snapshot of the booted guest.

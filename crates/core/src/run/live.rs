@@ -65,7 +65,12 @@ impl Core {
     }
 
     pub(crate) fn watch_idle(&mut self, now: Timestamp, runner: &RunnerName) {
-        let at = now + self.policy.timing.idle_timeout;
+        let Some(run) = self.runs.get(runner) else { return };
+        let timeout = match self.policy.machines.get(&run.machine) {
+            Some(machine) => machine.idle_timeout,
+            None => self.policy.timing.idle_timeout,
+        };
+        let at = now + timeout;
         self.timers.set(Timer::Run(runner.clone()), at);
     }
 

@@ -168,7 +168,9 @@ fn an_absurd_interval_does_not_hang_the_core() {
     let mut world = World::new(&[("build", 4)]);
     world.configure(|policy| {
         policy.timing.polling_interval = Duration::ZERO;
-        policy.timing.idle_timeout = Duration::ZERO;
+        for machine in policy.machines.values_mut() {
+            machine.idle_timeout = Duration::ZERO;
+        }
         policy.timing.max_overtake = Duration::ZERO;
     });
     world.idle(1, "build");

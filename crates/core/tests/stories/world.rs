@@ -74,6 +74,7 @@ impl World {
                 disk: Bytes::gib(10),
                 max_runs: None,
                 boot_timeout: 2 * MINUTE,
+                idle_timeout: std::time::Duration::from_secs(300),
                 job_timeout: None,
                 snapshot: false,
             };
