@@ -32,7 +32,7 @@ test: ## Run all tests, those with real virtual machines included
 	tools/setup-host
 	tools/build-guest-image
 	tools/fetch-github-contract
-	cargo nextest run --locked --workspace
+	cargo nextest run --locked --workspace --no-fail-fast
 
 .PHONY: simulate
 simulate: ## Live through simulated days of a hostile world: make simulate SEEDS=1000 FIRST_SEED=1
