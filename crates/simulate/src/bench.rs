@@ -47,7 +47,6 @@ fn policy() -> Policy {
             disk: Bytes::gib(10),
             max_runs: None,
             boot_timeout: Duration::from_secs(60),
-            idle_timeout: std::time::Duration::from_secs(300),
             idle_timeout: Duration::from_secs(5 * 60),
             job_timeout: None,
             snapshot: false,

@@ -117,7 +117,6 @@ fn machine_type(name: MachineTypeName, random: &mut Random) -> MachineType {
         disk: Bytes::gib(*random.pick(&[10, 20, 40])),
         max_runs: random.chance(0.2).then(|| random.between(1, 4) as u32),
         boot_timeout: Duration::from_secs(*random.pick(&[60, 120, 300])),
-        idle_timeout: Duration::from_secs(300),
         idle_timeout: Duration::from_secs(5 * 60),
         job_timeout: random.chance(0.2).then(|| Duration::from_secs(random.between(600, 3600))),
         snapshot: random.chance(0.3),
