@@ -3,6 +3,8 @@
 //! Nothing is asserted here: these machines are noisy. The table names each figure's goal beside what was
 //! measured, and `target/bench/report.json` has the same for programs.
 
+mod clones;
+mod compile;
 mod daemon;
 mod figures;
 mod forks;
@@ -52,6 +54,12 @@ async fn measure() -> Result<()> {
     }
     if wanted("guests") {
         guests::measure(&place, &mut figures).await?;
+    }
+    if wanted("clones") {
+        clones::measure(&place, &mut figures).await?;
+    }
+    if wanted("compile") {
+        compile::measure(&place, &mut figures).await?;
     }
     let path = place.dir.join("report.json");
     figures.write(&path)?;

@@ -229,10 +229,10 @@ fn check_template(machine: &Machine, found: &mut Vec<Diagnostic>) {
             found.push(error_at(path.location(), message).help(help));
         }
     }
-    if here.join("job-config").is_dir() && !here.join("job-config/job.sh").is_file() {
-        let message = format!("the setup template {shown} has no job-config/job.sh");
-        let help = "without it the guest runs no job, unless the template starts the runner in a \
-                    way of its own";
+    if here.join("job-config").is_dir() && !mentions_jit_config(&here.join("job-config")) {
+        let message = format!("no file in job-config/ of {shown} mentions <JITCONFIG>");
+        let help = "the runner's registration takes that pattern's place: without it the guest runs \
+                    no job, unless the template gets it there in a way of its own";
         found.push(warning_at(path.location(), message).help(help));
     }
     if machine.snapshot && mentions_jit_config(&here.join("cloud-init")) {

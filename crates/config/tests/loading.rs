@@ -245,7 +245,7 @@ fn complete() -> tempfile::TempDir {
     fs::set_permissions(at("key.pem"), fs::Permissions::from_mode(0o600)).expect("a mode");
     fs::create_dir_all(at("t/cloud-init")).expect("a directory");
     fs::create_dir_all(at("t/job-config")).expect("a directory");
-    fs::write(at("t/job-config/job.sh"), "#!/bin/sh\n").expect("a file");
+    fs::write(at("t/job-config/jitconfig"), "<JITCONFIG>\n").expect("a file");
     fs::write(at("d.img"), "image").expect("a file");
     dir
 }
@@ -275,14 +275,14 @@ fn files_that_are_wrong_are_found() {
     let at = |name: &str| dir.path().join(name);
     fs::write(at("key.pem"), "-----BEGIN PUBLIC KEY-----").expect("a file");
     fs::set_permissions(at("key.pem"), fs::Permissions::from_mode(0o644)).expect("a mode");
-    fs::remove_file(at("t/job-config/job.sh")).expect("no file");
+    fs::remove_file(at("t/job-config/jitconfig")).expect("no file");
     fs::write(at("t/cloud-init/user-data"), "x: <JITCONFIG>\n").expect("a file");
     fs::write(at("d.img"), "").expect("a file");
     let found = check(dir.path(), &file("", "", "snapshot: true"));
     let expected = [
         (false, Code::Permissions), // key.pem
         (true, Code::File),         // key.pem
-        (false, Code::File),        // no job.sh
+        (false, Code::File),        // no <JITCONFIG>
         (true, Code::File),         // <JITCONFIG> in a snapshot
         (true, Code::File),         // an empty image
     ];

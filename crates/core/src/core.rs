@@ -154,6 +154,8 @@ impl Core {
                 self.draining = draining;
                 self.unscheduled = true;
             }
+            Event::SnapshotBuildRequested { machine } => self.build_snapshot_again(&machine, out),
+            Event::SnapshotRemovalRequested { machine } => self.remove_snapshot(&machine, out),
             Event::Tick => {}
         }
     }

@@ -83,6 +83,16 @@ pub enum Event {
     },
     /// The operator wants no new runs (`true`), or wants them again.
     DrainRequested(bool),
+    /// The operator wants a machine type's snapshot built, again where there is one.
+    SnapshotBuildRequested {
+        /// Whose.
+        machine: MachineTypeName,
+    },
+    /// The operator wants a machine type's snapshot gone.
+    SnapshotRemovalRequested {
+        /// Whose.
+        machine: MachineTypeName,
+    },
     /// Time passed.
     Tick,
 }

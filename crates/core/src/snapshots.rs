@@ -79,6 +79,10 @@ pub struct Snapshot {
     pub fallbacks: u64,
     /// Restores that failed in a row.
     pub restore_failures: u32,
+    /// An operator removed it: none is built until one is asked for, the image or the configuration
+    /// changes, or the daemon starts again.
+    #[serde(default)]
+    pub held_back: bool,
 }
 
 /// Why a snapshot was not built.
@@ -166,8 +170,50 @@ impl Core {
             if let Some(snapshot) = self.snapshots.get_mut(&machine) {
                 snapshot.failures = 0;
                 snapshot.not_before = Timestamp::default();
+                snapshot.held_back = false;
             }
             self.check_snapshot(&machine, out);
+        }
+    }
+
+    /// An operator wants a snapshot built. One that is there is not used any more.
+    pub(crate) fn build_snapshot_again(
+        &mut self,
+        machine: &MachineTypeName,
+        out: &mut Vec<Command>,
+    ) {
+        let Some(snapshot) = self.snapshots.get_mut(machine) else { return };
+        snapshot.failures = 0;
+        snapshot.not_before = Timestamp::default();
+        snapshot.held_back = false;
+        self.unscheduled = true;
+        self.drop_snapshot(machine, out);
+    }
+
+    /// An operator wants a snapshot gone. Runs that were restored from it go on.
+    pub(crate) fn remove_snapshot(&mut self, machine: &MachineTypeName, out: &mut Vec<Command>) {
+        let Some(snapshot) = self.snapshots.get_mut(machine) else { return };
+        snapshot.held_back = true;
+        if let SnapshotState::Building { giving_way, .. } = &mut snapshot.state
+            && !std::mem::replace(giving_way, true)
+        {
+            out.push(Command::CancelSnapshot { machine: machine.clone() });
+        }
+        self.drop_snapshot(machine, out);
+    }
+
+    /// Takes a snapshot out of use, unless one is being built: that has an answer of its own.
+    fn drop_snapshot(&mut self, machine: &MachineTypeName, out: &mut Vec<Command>) {
+        let Some(snapshot) = self.snapshots.get_mut(machine) else { return };
+        match snapshot.state {
+            SnapshotState::Building { .. } => {}
+            SnapshotState::Unknown
+            | SnapshotState::Checking
+            | SnapshotState::Wanted
+            | SnapshotState::Ready => {
+                snapshot.state = SnapshotState::Wanted;
+                out.push(Command::DropSnapshot { machine: machine.clone() });
+            }
         }
     }
 
@@ -236,7 +282,7 @@ impl Core {
             }
             let Some(settings) = self.policy.machines.get(machine) else { continue };
             let resources = Resources::from(settings);
-            if snapshot.state != SnapshotState::Wanted || !fits(settings) {
+            if snapshot.state != SnapshotState::Wanted || snapshot.held_back || !fits(settings) {
                 continue;
             }
             if snapshot.not_before > now {
@@ -355,8 +401,7 @@ impl Core {
         snapshot.restore_failures = snapshot.restore_failures.saturating_add(1);
         snapshot.trouble = Some(what.to_owned());
         if snapshot.state == SnapshotState::Ready {
-            snapshot.state = SnapshotState::Wanted;
-            out.push(Command::DropSnapshot { machine: machine.clone() });
+            self.drop_snapshot(machine, out);
         }
         self.unscheduled = true;
     }

@@ -83,7 +83,7 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     tracing::info!("Forrest {} serves webhooks on {webhook_listener}", env!("CARGO_PKG_VERSION"));
     let webhooks = Webhooks::new(inbox.clone(), verifiers);
     tokio::spawn(ingress::serve(webhook_listener, ingress::router(webhooks)));
-    tokio::spawn(ingress::serve(control_listener, control::router(inbox, changes, status)));
+    tokio::spawn(ingress::serve(control_listener, control::router(inbox, changes, status, store)));
     systemd::ready("serving");
     driver.run(stop_signal()?).await;
     Ok(())

@@ -224,6 +224,11 @@ is missing in between.")]
         #[command(subcommand)]
         verb: ImagesVerb,
     },
+    /// Show the saved guests that runs are restored from; have them built or removed.
+    Snapshots {
+        #[command(subcommand)]
+        verb: SnapshotsVerb,
+    },
     /// End a run, with the job that it may have.
     #[command(after_help = "\
 Examples:
@@ -322,6 +327,48 @@ without a running daemon, as the user that the images belong to.")]
         /// Do not ask.
         #[arg(long, short)]
         yes: bool,
+    },
+}
+
+/// What to do with snapshots.
+#[derive(Debug, Subcommand)]
+pub enum SnapshotsVerb {
+    /// List the machine types that are to have a snapshot, and how that goes.
+    List {
+        #[command(flatten)]
+        which: Which,
+        /// Print the list as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Have a snapshot built, again where there is one.
+    #[command(after_help = "\
+Examples:
+  forrest snapshots build acme/firmware/build
+  forrest snapshots build build
+
+Forrest builds snapshots by itself; this is for one that was removed, whose next attempt is far away, or \
+that is not to be trusted any more. The machine type's runs start cold until it is there.")]
+    Build {
+        /// Which machine type: owner/repository/machine, or the machine's own name where that is enough.
+        #[arg(value_name = "MACHINE")]
+        machine: String,
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Have a snapshot removed: runs start cold then.
+    #[command(after_help = "\
+Examples:
+  forrest snapshots remove build
+
+Runs that were restored from it go on. It is built again when its image changes, when the daemon starts \
+again, or by `forrest snapshots build`.")]
+    Remove {
+        /// Which machine type: owner/repository/machine, or the machine's own name where that is enough.
+        #[arg(value_name = "MACHINE")]
+        machine: String,
+        #[command(flatten)]
+        which: Which,
     },
 }
 

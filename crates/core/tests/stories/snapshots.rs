@@ -26,6 +26,49 @@ fn building() -> World {
     world
 }
 
+fn ask(world: &mut World, event: impl FnOnce(forrest_core::model::MachineTypeName) -> Event) {
+    world.event(event(machine_name("build")));
+}
+
+fn built(world: &mut World) {
+    world.event(Event::SnapshotBuilt { machine: machine_name("build"), result: Ok(()) });
+    world.expect(|c| matches!(c, Command::CheckSnapshot { .. }));
+    world.event(Event::SnapshotChecked { machine: machine_name("build"), fits: Ok(true) });
+}
+
+fn drop_it(c: &Command) -> bool {
+    matches!(c, Command::DropSnapshot { .. })
+}
+
+#[test]
+fn an_operator_has_a_snapshot_built_again() {
+    let mut world = building();
+    built(&mut world);
+    ask(&mut world, |machine| Event::SnapshotBuildRequested { machine });
+    world.expect(drop_it);
+    world.expect(build);
+}
+
+#[test]
+fn a_snapshot_that_an_operator_removed_stays_away_until_there_is_a_reason() {
+    let mut world = building();
+    ask(&mut world, |machine| Event::SnapshotRemovalRequested { machine });
+    world.expect(cancel);
+    let result = Err(BuildTrouble::GaveWay);
+    world.event(Event::SnapshotBuilt { machine: machine_name("build"), result });
+    world.after(10 * MINUTE);
+    world.expect_none(build);
+
+    ask(&mut world, |machine| Event::SnapshotBuildRequested { machine });
+    world.expect(build);
+    built(&mut world);
+    ask(&mut world, |machine| Event::SnapshotRemovalRequested { machine });
+    world.expect(drop_it);
+    world.event(Event::SnapshotChecked { machine: machine_name("build"), fits: Ok(false) });
+    world.after(10 * MINUTE);
+    world.expect_none(build);
+}
+
 fn silent(world: &mut World, owner: &str, generation: u32) {
     let image =
         ImageRef::Machine { machine: machine_name(owner), generation: Generation(generation) };

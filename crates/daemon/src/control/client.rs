@@ -11,8 +11,8 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
-use super::{Status, socket};
-use forrest_core::model::RunnerName;
+use super::{SnapshotFiles, Status, socket};
+use forrest_core::model::{MachineTypeName, RunnerName};
 
 /// The longest answer that is read, in bytes.
 const ANSWER_LEN_MAX: usize = 64 << 20;
@@ -94,6 +94,31 @@ impl Client {
     pub async fn drain(&self, draining: bool) -> Result<(), ControlError> {
         let path = if draining { "/drain" } else { "/resume" };
         self.request(Method::POST, path).await.map(drop)
+    }
+
+    /// The snapshots that are there.
+    ///
+    /// # Errors
+    /// [`ControlError`] where the daemon does not answer.
+    pub async fn snapshots(&self) -> Result<Vec<SnapshotFiles>, ControlError> {
+        let body = self.request(Method::GET, "/snapshots").await?;
+        serde_json::from_slice(&body).map_err(|error| bad(&error))
+    }
+
+    /// Has a machine type's snapshot built, again where there is one.
+    ///
+    /// # Errors
+    /// [`ControlError`]; [`ControlError::Refused`] where it is to have none.
+    pub async fn build_snapshot(&self, machine: &MachineTypeName) -> Result<(), ControlError> {
+        self.request(Method::POST, &format!("/snapshots/{machine}/build")).await.map(drop)
+    }
+
+    /// Has a machine type's snapshot removed. Runs that were restored from it go on.
+    ///
+    /// # Errors
+    /// [`ControlError`]; [`ControlError::Refused`] where it is to have none.
+    pub async fn remove_snapshot(&self, machine: &MachineTypeName) -> Result<(), ControlError> {
+        self.request(Method::POST, &format!("/snapshots/{machine}/remove")).await.map(drop)
     }
 
     /// Everything now, and again after each change.

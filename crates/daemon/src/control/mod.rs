@@ -6,6 +6,8 @@
 //! | `GET /watch` | a [`Status`] in a line of its own, now and after each change, without end |
 //! | `POST /runs/RUNNER/stop` | 202; 404 for a run that is not there |
 //! | `POST /drain`, `POST /resume` | 202 |
+//! | `GET /snapshots` | all [`SnapshotFiles`] |
+//! | `POST /snapshots/OWNER/REPOSITORY/MACHINE/build`, `.../remove` | 202; 404 where it is to have none |
 //!
 //! The socket has mode 0600: whoever can open it may do all this.
 
@@ -15,7 +17,7 @@ mod server;
 use std::path::{Path, PathBuf};
 
 use forrest_core::View;
-use forrest_core::model::Timestamp;
+use forrest_core::model::{Bytes, ImageRef, MachineTypeName, Timestamp};
 use serde::{Deserialize, Serialize};
 
 pub use client::{Client, ControlError, Watch};
@@ -57,4 +59,19 @@ pub struct DaemonStatus {
     pub accel: String,
     /// QEMU's version.
     pub qemu: String,
+}
+
+/// A snapshot's files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotFiles {
+    /// The machine type that it was built for.
+    pub machine: MachineTypeName,
+    /// Its key: a hash of all that the saved guest depends on.
+    pub key: String,
+    /// The image that its guest booted from.
+    pub image: ImageRef,
+    /// When the guest was saved.
+    pub built_at: Timestamp,
+    /// The room that its files take, in bytes.
+    pub size: Bytes,
 }

@@ -231,8 +231,7 @@ fn prepare(
 ) -> Result<StartImage, String> {
     let settings = settings(run)?;
     let text = |error: ImageError| error.to_string();
-    let mut record =
-        RunRecord::read(run.dir.path()).ok_or("the run's record cannot be read")?;
+    let mut record = RunRecord::read(run.dir.path()).ok_or("the run's record cannot be read")?;
     let write = |record: &RunRecord| write_record(run, record);
     let start = start_image(store, settings)?;
     let template = template(settings).map_err(text)?;

@@ -9,6 +9,7 @@ mod logs;
 mod man;
 mod run;
 mod shell;
+mod snapshots;
 mod status;
 mod stop;
 
@@ -55,6 +56,7 @@ fn dispatch(cli: Cli) -> Result<Status, Failure> {
         Verb::Shell { runner, which, wait } => shell::run(&runner, &which, wait),
         Verb::Logs { runner, which, follow, raw } => logs::run(&runner, &which, follow, raw),
         Verb::Images { verb } => images::run(verb),
+        Verb::Snapshots { verb } => snapshots::run(verb),
         Verb::Stop { runner, which, yes } => stop::run(&runner, &which, yes),
         Verb::Drain { which } => drain::run(&which, true),
         Verb::Resume { which } => drain::run(&which, false),

@@ -307,6 +307,9 @@ fn since(run: &RunView) -> Timestamp {
 fn snapshot_words(snapshot: &Snapshot, now: Timestamp) -> String {
     let mut text = match &snapshot.state {
         SnapshotState::Unknown | SnapshotState::Checking => "snapshot: being looked for".to_owned(),
+        SnapshotState::Wanted if snapshot.held_back => {
+            "snapshot: removed by hand; jobs start cold".to_owned()
+        }
         SnapshotState::Wanted => "snapshot: to be built; jobs start cold until then".to_owned(),
         SnapshotState::Building { since, giving_way, .. } => {
             let way = if *giving_way { ", giving way to a job" } else { "" };
