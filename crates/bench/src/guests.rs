@@ -18,7 +18,7 @@ use crate::figures::{Figures, percentile};
 
 const COLD: &str = "bench/guests/cold";
 const RESTORED: &str = "bench/guests/restored";
-/// Jobs per figure, one after the other.
+/// Jobs per figure, one after the other; the variable `JOBS` changes that.
 const JOBS: usize = 10;
 /// How long one job may take.
 pub const JOB: Duration = Duration::from_secs(10 * 60);
@@ -87,7 +87,8 @@ pub async fn snapshot_is_ready(testbed: &Testbed, machine: &str) -> Result<()> {
 
 async fn ways(testbed: &Testbed, machine: &str) -> Result<Vec<Way>> {
     let mut ways = Vec::new();
-    for index in 0..JOBS {
+    let jobs = std::env::var("JOBS").ok().and_then(|text| text.parse().ok()).unwrap_or(JOBS);
+    for index in 0..jobs {
         let job = testbed
             .queue(machine, QueuedJob::push(&format!("job {index}"), &["echo first line"]))?;
         let run = testbed.finished(job, JOB).await?;

@@ -1,8 +1,9 @@
 //! What the guest says on its virtio-serial port, and what it is told.
 //!
-//! Newline-delimited text. From the guest: `ready`, `runner-started`, `runner-exited [CODE]`,
-//! `error TEXT`. To the guest: `go UNIX_TIME_NANOSECONDS`, once the job config is in place; the guest
-//! sets its clock from it and mounts `JOBDATA`.
+//! Newline-delimited text. From the guest: `ready`, `time?`, `runner-started`, `runner-exited [CODE]`,
+//! `error TEXT`. To the guest: `go UNIX_TIME_NANOSECONDS`, once the job config is in place, upon which the
+//! guest mounts `JOBDATA`; `time UNIX_TIME_NANOSECONDS`, at once, where it asks for that. A guest that was
+//! just restored reads `go` a fifth of a second late: to set its clock, it had better ask.
 //!
 //! The guest may be a stranger's: lines are bounded, and reading slows down to a fixed rate, beyond
 //! which the guest itself has to wait.
@@ -29,6 +30,8 @@ const READ_BUFFER_LEN: usize = 512;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum GuestLine {
     Ready,
+    /// It wants to know what time it is.
+    TimeWanted,
     RunnerStarted,
     RunnerExited {
         code: Option<i32>,
@@ -47,6 +50,7 @@ impl GuestLine {
         let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
         match (word, rest.trim()) {
             ("ready", "") => Self::Ready,
+            ("time?", "") => Self::TimeWanted,
             ("runner-started", "") => Self::RunnerStarted,
             ("runner-exited", "") => Self::RunnerExited { code: None },
             ("runner-exited", code) => match code.parse() {

@@ -40,6 +40,9 @@ pub const PAUSE_LIMIT: Duration = Duration::from_secs(3600);
 /// How often `go` is sent to a guest that says `ready` again and again.
 pub const GO_MAX: u32 = 8;
 
+/// How often a guest is told the time.
+pub const TIMES_MAX: u32 = 64;
+
 /// The time, twice: what goes on record, and what deadlines are measured by (since the shim's start;
 /// it does not jump).
 #[derive(Debug, Clone, Copy)]
@@ -82,6 +85,7 @@ pub(crate) enum Input {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Action {
     SendGo,
+    SendTime,
     PressPowerButton,
     Continue,
     QueryRunState,
@@ -127,6 +131,7 @@ pub(crate) struct Machine {
     job_deadline: Option<Duration>,
     paused: Option<Paused>,
     gos_sent: u32,
+    times_sent: u32,
     actions: Vec<Action>,
 }
 
@@ -153,6 +158,7 @@ impl Machine {
             job_deadline: None,
             paused: None,
             gos_sent: 0,
+            times_sent: 0,
             actions: Vec::new(),
         }
     }
@@ -363,6 +369,10 @@ impl Machine {
         match line {
             GuestLine::Ready if self.state.boot != BootKind::Restored => self.guest_ready(now),
             GuestLine::Ready => self.go_if_due(now),
+            GuestLine::TimeWanted if self.times_sent < TIMES_MAX => {
+                self.times_sent += 1;
+                self.actions.push(Action::SendTime);
+            }
             GuestLine::RunnerStarted if times.runner_started_at.is_none() => {
                 times.runner_started_at = Some(now.wall);
                 self.emit(now, Happened::RunnerStarted);
@@ -376,7 +386,8 @@ impl Machine {
                 self.state.guest_errors.push(text.clone());
                 self.emit(now, Happened::GuestError { text });
             }
-            GuestLine::RunnerStarted
+            GuestLine::TimeWanted
+            | GuestLine::RunnerStarted
             | GuestLine::RunnerExited { .. }
             | GuestLine::Error { .. }
             | GuestLine::Nonsense => {

@@ -274,6 +274,15 @@ fn a_cpu_that_cannot_go_on_ends_the_vm() {
 }
 
 #[test]
+fn a_guest_is_told_the_time_when_it_asks_but_not_for_ever() {
+    let mut vm = World::running(Boot::Cold);
+    for _ in 0..TIMES_MAX {
+        assert_eq!(vm.input(Input::Guest(GuestLine::TimeWanted)), [Action::SendTime]);
+    }
+    assert_eq!(vm.input(Input::Guest(GuestLine::TimeWanted)), []);
+}
+
+#[test]
 fn what_a_guest_says_is_bounded() {
     let mut world = World::running(Boot::Cold);
     for n in 0..1000 {

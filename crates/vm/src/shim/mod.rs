@@ -7,6 +7,7 @@
 //! - `supervise`: the loop around it, and all of its I/O.
 //! - `process`: QEMU's process and its bond to the shim.
 //! - `migrate`: saving and loading templates.
+//! - `settle`: waiting until a guest has nothing to do.
 //! - `control`: the socket.
 //! - `guest_port`: the guest's messages.
 //! - `journal`: the file `shim.log`.
@@ -20,6 +21,7 @@ mod journal;
 pub mod machine;
 mod migrate;
 mod process;
+mod settle;
 mod supervise;
 
 use std::ffi::OsString;

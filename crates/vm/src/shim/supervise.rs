@@ -19,7 +19,7 @@ use super::control::{self, CALLS_MAX, Call, Clients};
 use super::guest_port::{self, GuestLine};
 use super::journal::Journal;
 use super::machine::{Action, Input, Machine, Now};
-use super::{announce, migrate, process, wall_clock};
+use super::{announce, migrate, process, settle, wall_clock};
 use crate::console::ConsoleLog;
 use crate::lines::{BoundedLines, Line};
 use crate::outcome::QemuExit;
@@ -352,7 +352,8 @@ impl<'a> Supervisor<'a> {
     async fn perform(&mut self, actions: Vec<Action>) -> Option<Outcome> {
         for action in actions {
             match action {
-                Action::SendGo => self.send_go().await,
+                Action::SendGo => self.tell_guest("go").await,
+                Action::SendTime => self.tell_guest("time").await,
                 Action::PressPowerButton => self.execute("system_powerdown"),
                 Action::Continue => self.execute("cont"),
                 Action::QueryRunState => self.query_run_state(),
@@ -379,15 +380,16 @@ impl<'a> Supervisor<'a> {
         None
     }
 
-    /// The time is taken as late as possible. A guest that does not read leaves the line in the
-    /// socket's buffer, where [`super::machine::GO_MAX`] of them fit many times over.
-    async fn send_go(&mut self) {
+    /// A word and the time, taken as late as possible. A guest that does not read leaves the line in the
+    /// socket's buffer, where [`super::machine::GO_MAX`] and [`super::machine::TIMES_MAX`] of them fit
+    /// many times over.
+    async fn tell_guest(&mut self, word: &str) {
         let Some(guest) = &mut self.guest else { return };
         let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-        let line = format!("go {time}\n");
+        let line = format!("{word} {time}\n");
         let sent = timeout(Duration::from_secs(1), guest.write_all(line.as_bytes())).await;
         if !matches!(sent, Ok(Ok(()))) {
-            self.journal.line("`go` could not be sent to the guest");
+            self.journal.line(&format!("`{word}` could not be sent to the guest"));
         }
     }
 
@@ -433,7 +435,11 @@ impl<'a> Supervisor<'a> {
         };
         let state = state.clone();
         let status = self.migration.subscribe();
+        let pid = self.child.as_ref().and_then(Child::id);
         self.spawn_input(async move {
+            if let Some(pid) = pid {
+                settle::until_quiet(pid).await;
+            }
             let saved = migrate::save(&qmp, status, &state).await;
             Some(Input::Saved(saved.map_err(|err| err.to_string())))
         });
