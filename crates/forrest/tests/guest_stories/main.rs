@@ -5,3 +5,4 @@ mod bad_guests;
 mod restarts;
 mod scene;
 mod seed;
+mod snapshots;

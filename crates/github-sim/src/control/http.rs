@@ -56,6 +56,7 @@ The simulator's own interface (GitHub's API is beside it, also below /api/v3):
            webhook effects: drop, forget, delay (min_ms, max_ms), double, reorder
            when: \"always\", {\"next\": n}, {\"probability\": p}
   DELETE /_sim/faults                        ends all faults
+  GET    /_sim/clock                         what time it is, in microseconds since 1970
   POST   /_sim/clock                         {\"advance_s\": 60}: puts the clock forward
   GET    /_sim/requests                      the API requests so far, secrets removed
   GET    /_sim/events?after=N                the timeline after event N
@@ -137,6 +138,7 @@ fn get(shared: &Shared, request: &Request, segments: &[&str]) -> Answer {
             let views = world.runners.keys().filter_map(|runner| world.runner_view(*runner).ok());
             views.collect::<Vec<_>>()
         }))),
+        ["clock"] => shown(Ok(shared.with(|_, now| json!({"unix_us": now.0})))),
         ["faults"] => shown(Ok(shared.with(|world, _| world.faults.clone()))),
         ["requests"] => shown(Ok(shared.requests())),
         ["events"] => {
