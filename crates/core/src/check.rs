@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::core::Core;
 use crate::jobs::Phase;
-use crate::model::{Bytes, JobId, RunnerName};
+use crate::model::{Bytes, JobId, MachineTypeName, RunnerName};
 use crate::run::{DiskDebt, RegistrationDebt, Run, RunState, Settling};
 use crate::timers::Timer;
 
@@ -160,26 +160,34 @@ fn deadlines(core: &Core) -> Result<(), Violation> {
     Ok(())
 }
 
+/// The jobs that are not over; there can be thousands of others, and this is done after every event.
 fn queues(core: &Core) -> Result<(), Violation> {
-    for entry in core.jobs.iter() {
-        let Some(runner) = entry.job.runner.as_ref().filter(|_| entry.phase == Phase::Running)
-        else {
-            continue;
-        };
-        let holder = core.jobs.running_on(runner).and_then(|job| core.jobs.get(job));
-        if holder.is_none_or(|holder| holder.job.runner.as_ref() != Some(runner)) {
-            return Err(Violation::Queue { machine: format!("running on {runner}") });
+    let mut queued: BTreeMap<&MachineTypeName, usize> = BTreeMap::new();
+    let mut unfinished = 0;
+    for entry in core.jobs.unfinished() {
+        unfinished += 1;
+        match (entry.phase, &entry.machine, &entry.job.runner) {
+            (Phase::Queued, Some(machine), _) => *queued.entry(machine).or_default() += 1,
+            (Phase::Running, _, Some(runner)) => {
+                let holder = core.jobs.running_on(runner).and_then(|job| core.jobs.get(job));
+                if holder.is_none_or(|holder| holder.job.runner.as_ref() != Some(runner)) {
+                    return Err(Violation::Queue { machine: format!("running on {runner}") });
+                }
+            }
+            (Phase::Queued, None, _) | (Phase::Running, _, None) | (Phase::Held, ..) => {}
+            (Phase::Done, ..) => {
+                return Err(Violation::Queue { machine: "jobs that are not over".into() });
+            }
         }
     }
+    if unfinished != core.jobs.active_count() {
+        return Err(Violation::Queue { machine: "jobs that are not over".into() });
+    }
     for machine in core.policy.machines.keys() {
-        let queued: Vec<JobId> = core.jobs.queued(machine).map(|(_, job)| job).collect();
-        let count = core
-            .jobs
-            .iter()
-            .filter(|e| e.phase == Phase::Queued && e.machine.as_ref() == Some(machine))
-            .count();
-        let sound = |job: &JobId| core.jobs.get(*job).is_some_and(|e| e.phase == Phase::Queued);
-        if queued.len() != count || !queued.iter().all(sound) {
+        let sound = |job: JobId| core.jobs.get(job).is_some_and(|e| e.phase == Phase::Queued);
+        let count = queued.get(machine).copied().unwrap_or_default();
+        let mut found = core.jobs.queued(machine);
+        if core.jobs.queued_count(machine) != count || !found.all(|(_, job)| sound(job)) {
             return Err(Violation::Queue { machine: machine.to_string() });
         }
     }

@@ -125,6 +125,11 @@ impl Jobs {
         ids.filter_map(|id| self.by_id.get(id))
     }
 
+    /// All jobs that are not over.
+    pub fn unfinished(&self) -> impl Iterator<Item = &JobEntry> {
+        self.active.values().flatten().filter_map(|id| self.by_id.get(id))
+    }
+
     /// How many jobs are not over.
     pub fn active_count(&self) -> usize {
         self.by_id.len() - self.done.len()

@@ -167,10 +167,15 @@ impl fmt::Display for MachineTypeName {
 
 /// The name of a runner and of the one run that it serves: `forrest-<machine>-<16 alphanumerics>`.
 ///
-/// It identifies a run everywhere: in the core, on disk, on GitHub and on the command line.
+/// It identifies a run everywhere: in the core, on disk, on GitHub and on the command line. Names are
+/// ordered by their random part, which tells any two of them apart at first sight.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct RunnerName(Text);
+pub struct RunnerName {
+    /// The first half of the random part.
+    key: u64,
+    text: Text,
+}
 
 impl RunnerName {
     const PREFIX: &str = "forrest-";
@@ -181,12 +186,20 @@ impl RunnerName {
         const ALPHABET: &[u8; 36] = b"abcdefghijklmnopqrstuvwxyz0123456789";
         let suffix: String =
             random.iter().map(|b| ALPHABET[usize::from(*b) % ALPHABET.len()] as char).collect();
-        Self(Text(format!("{}{}-{suffix}", Self::PREFIX, machine.machine()).into()))
+        Self::of(format!("{}{}-{suffix}", Self::PREFIX, machine.machine()).into())
+    }
+
+    /// The text has to end in a random part.
+    fn of(text: Arc<str>) -> Self {
+        let random = &text.as_bytes()[text.len() - Self::RANDOM_LEN..];
+        let mut half = [0; 8];
+        half.copy_from_slice(&random[..8]);
+        Self { key: u64::from_be_bytes(half), text: Text(text) }
     }
 
     /// The name as text.
     pub fn as_str(&self) -> &str {
-        &self.0.0
+        &self.text.0
     }
 
     /// The machine's own name inside the runner's name.
@@ -208,13 +221,13 @@ impl FromStr for RunnerName {
                     && random.len() == Self::RANDOM_LEN
                     && random.bytes().all(|b| b.is_ascii_alphanumeric())
             });
-        if sound { Ok(Self(Text(text.into()))) } else { Err(NameError::Runner(text.to_owned())) }
+        if sound { Ok(Self::of(text.into())) } else { Err(NameError::Runner(text.to_owned())) }
     }
 }
 
 impl fmt::Display for RunnerName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        self.text.fmt(f)
     }
 }
 

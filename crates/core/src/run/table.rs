@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::{Bytes, MachineTypeName, Repository, RunnerName};
+use crate::model::{Bytes, JobId, MachineTypeName, Repository, RunnerName};
 use crate::policy::Resources;
 
 use super::Run;
@@ -107,7 +107,27 @@ impl Changes {
 #[derive(Debug, Clone, Default)]
 struct Group {
     held: Held,
-    names: BTreeSet<RunnerName>,
+    /// How many there are.
+    count: usize,
+    /// Those that have a known job.
+    busy: BTreeMap<RunnerName, JobId>,
+    /// Those past their job whose disk may still become an image.
+    leaving: BTreeSet<RunnerName>,
+}
+
+impl Group {
+    /// Takes notice of a run that has changed.
+    fn follow(&mut self, run: &Run) {
+        match run.job().filter(|_| run.has_known_job()) {
+            Some(job) => drop(self.busy.insert(run.runner.clone(), job)),
+            None => drop(self.busy.remove(&run.runner)),
+        }
+        if run.may_leave_image() {
+            self.leaving.insert(run.runner.clone());
+        } else {
+            self.leaving.remove(&run.runner);
+        }
+    }
 }
 
 /// All runs.
@@ -144,7 +164,8 @@ impl Runs {
     /// Adds a run.
     pub fn insert(&mut self, run: Run) {
         let group = entry(&mut self.by_machine, &run.machine);
-        group.names.insert(run.runner.clone());
+        group.count += 1;
+        group.follow(&run);
         self.count(&run.machine, &Held::default(), &Held::of(&run));
         let before = self.by_name.insert(run.runner.clone(), run);
         assert!(before.is_none(), "a runner's name was used twice");
@@ -155,8 +176,10 @@ impl Runs {
         let run = self.by_name.remove(runner)?;
         self.count(&run.machine, &Held::of(&run), &Held::default());
         if let Some(group) = self.by_machine.get_mut(&run.machine) {
-            group.names.remove(runner);
-            if group.names.is_empty() {
+            group.busy.remove(runner);
+            group.leaving.remove(runner);
+            group.count -= 1;
+            if group.count == 0 {
                 self.by_machine.remove(&run.machine);
             }
         }
@@ -175,10 +198,13 @@ impl Runs {
         change: impl FnOnce(&mut Run) -> T,
     ) -> Option<T> {
         let run = self.by_name.get_mut(runner)?;
-        let before = Held::of(run);
+        let (before, had) = (Held::of(run), run.job());
         let result = change(run);
         let after = Held::of(run);
-        if before != after {
+        if before != after || had != run.job() {
+            if let Some(group) = self.by_machine.get_mut(&run.machine) {
+                group.follow(run);
+            }
             let machine = run.machine.clone();
             self.count(&machine, &before, &after);
         }
@@ -204,10 +230,18 @@ impl Runs {
         self.by_machine.get(machine).map(|group| group.held).unwrap_or_default()
     }
 
-    /// The machine type's runs, in the order of their names.
-    pub(crate) fn runs_of(&self, machine: &MachineTypeName) -> impl Iterator<Item = &Run> {
-        let names = self.by_machine.get(machine).into_iter().flat_map(|group| &group.names);
-        names.filter_map(|name| self.by_name.get(name))
+    /// The machine type's runs that have a known job, with it.
+    pub(crate) fn busy(
+        &self,
+        machine: &MachineTypeName,
+    ) -> impl Iterator<Item = (&RunnerName, JobId)> {
+        let busy = self.by_machine.get(machine).into_iter().flat_map(|group| &group.busy);
+        busy.map(|(runner, job)| (runner, *job))
+    }
+
+    /// One of the machine type's runs that are past their job and whose disk may become an image.
+    pub(crate) fn leaving(&self, machine: &MachineTypeName) -> Option<&RunnerName> {
+        self.by_machine.get(machine)?.leaving.first()
     }
 
     /// The machine types that have runs, with what those hold.

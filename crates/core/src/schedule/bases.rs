@@ -2,7 +2,6 @@
 
 use crate::core::Core;
 use crate::model::{JobId, MachineTypeName, RunnerName, WorkflowRunId};
-use crate::run::{Run, RunState};
 
 /// What a machine type is based on is about to change.
 pub(super) struct Base<'a> {
@@ -15,19 +14,9 @@ pub(super) struct Base<'a> {
 impl<'a> Base<'a> {
     /// What the runs of the base do.
     pub(super) fn of(core: &'a Core, base: &MachineTypeName) -> Self {
-        let held = core.runs.of_machine(base);
-        if held.leaving == 0 && held.busy == 0 {
-            return Self { leaving: None, busy: Vec::new() };
-        }
-        let runs = || core.runs.runs_of(base);
-        let leaving = runs().find(|run| run.may_leave_image()).map(|run| &run.runner);
-        let workflow = |run: &'a Run| match &run.state {
-            RunState::Busy { job: Some(job), .. } => {
-                Some((core.jobs.get(*job)?.job.workflow_run, &run.runner))
-            }
-            _ => None,
-        };
-        Self { leaving, busy: runs().filter_map(workflow).collect() }
+        let workflow = |(runner, job)| Some((core.jobs.get(job)?.job.workflow_run, runner));
+        let busy = core.runs.busy(base).filter_map(workflow).collect();
+        Self { leaving: core.runs.leaving(base), busy }
     }
 
     /// One of the runs that are waited for; `None` when nobody has to wait.
