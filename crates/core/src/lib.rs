@@ -22,6 +22,7 @@ mod polls;
 mod random;
 pub mod run;
 mod schedule;
+pub mod sizes;
 pub mod snapshots;
 mod timers;
 pub mod view;

@@ -34,7 +34,7 @@ const WEBHOOK_LATE: Duration = Duration::from_secs(60);
 /// another host's guests to boot, far shorter than the day that GitHub takes.
 const ORPHAN_AGE: Duration = Duration::from_secs(60 * 60);
 /// Runners that no run owns and that are kept in mind; more than that wait for the next poll.
-const ORPHANS_MAX: usize = 1_000;
+pub const ORPHANS_MAX: usize = 1_000;
 /// Such runners that one poll removes at most.
 const ORPHANS_PER_POLL: usize = 20;
 /// Repositories that are not polled now and whose limits are kept in mind.
@@ -98,6 +98,12 @@ impl Polls {
     /// The repositories that are polled.
     pub(crate) fn repositories(&self) -> impl Iterator<Item = &Repository> {
         self.by_repository.keys()
+    }
+
+    /// How many repositories are polled, are not and must not be yet, and how many orphans are known.
+    pub(crate) fn sizes(&self) -> (usize, usize, usize) {
+        let orphans = self.by_repository.values().map(|poll| poll.orphans.len()).sum();
+        (self.by_repository.len(), self.blocked.len(), orphans)
     }
 
     /// Moves all points in time back, after the clock was.

@@ -76,6 +76,11 @@ impl Timers {
         Some(timer)
     }
 
+    /// How many deadlines are set.
+    pub(crate) fn len(&self) -> usize {
+        self.by_time.len()
+    }
+
     /// The earliest deadline.
     pub fn next(&self) -> Option<Timestamp> {
         self.by_time.first().map(|(at, _)| *at)

@@ -62,6 +62,9 @@ pub struct Summary {
     pub promotions: u64,
     /// Daemons that were killed.
     pub crashes: u64,
+    /// The longest time from the end of the faults until all jobs were served, beside the jobs' own,
+    /// in seconds.
+    pub served_s_max: u64,
     /// The longest time from the end of the faults to rest, in seconds.
     pub rest_s_max: u64,
 }
@@ -122,6 +125,7 @@ impl Summary {
         self.guests += tally.guests;
         self.promotions += tally.promotions;
         self.crashes += tally.crashes;
+        self.served_s_max = self.served_s_max.max(tally.served / 1000);
         self.rest_s_max = self.rest_s_max.max(tally.rest / 1000);
         self.failures.extend(failure.map(|failure| (seed, failure.what)));
     }

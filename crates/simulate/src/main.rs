@@ -105,7 +105,8 @@ fn campaign(arguments: &Arguments) -> ExitCode {
 fn report(summary: &Summary, arguments: &Arguments) -> ExitCode {
     println!(
         "{} seeds from {} on in {:.1} s: {:.1} seeds/s; {} events, {} commands, {} jobs, {} virtual \
-         machines, {} promotions, {} daemons killed; at rest {} s after the faults at the latest",
+         machines, {} promotions, {} daemons killed; all jobs served {} s after the faults at the latest, beside the jobs' own \
+         time, and at rest after {} s",
         summary.seeds,
         summary.first_seed,
         summary.seconds,
@@ -116,6 +117,7 @@ fn report(summary: &Summary, arguments: &Arguments) -> ExitCode {
         summary.guests,
         summary.promotions,
         summary.crashes,
+        summary.served_s_max,
         summary.rest_s_max,
     );
     let Some((seed, _)) = summary.failures.first() else {

@@ -33,6 +33,10 @@ pub struct Plan {
     pub disk: Bytes,
     /// Workflow runs that arrive during the day.
     pub workflows: u32,
+    /// How often the daemon measures the disk, in milliseconds.
+    pub measure_every: u64,
+    /// How far the host's clock is off from the beginning, in milliseconds.
+    pub clock_off: i64,
     /// Whether GitHub calls a job that is assigned and not taken yet "in progress".
     pub assigned_is_in_progress: bool,
     /// What goes wrong.
@@ -50,7 +54,8 @@ pub struct Faults {
     pub webhook_doubled: f64,
     /// Webhooks that come minutes or hours late, and so out of order.
     pub webhook_late: f64,
-    /// Windows per day in which GitHub's API is down, slow, or limits requests.
+    /// Windows per day in which GitHub's API is down, slow, limits requests (all of them, or those that
+    /// change something), or refuses the token of one owner.
     pub api_windows: u64,
     /// Requests that fail at other times.
     pub api_failed: f64,
@@ -70,6 +75,8 @@ pub struct Faults {
     pub elsewhere: f64,
     /// Jobs that wait for an approval.
     pub gated: f64,
+    /// Jobs that are deleted, with their workflow run, while they wait.
+    pub deleted: f64,
     /// Jobs that are run again afterwards.
     pub rerun: f64,
     /// Guests that never become ready.
@@ -96,8 +103,18 @@ pub struct Faults {
     pub crash_between: f64,
     /// Windows per day in which the disk is full.
     pub disk_full: u64,
+    /// Windows per day in which nothing on the disk can be read or written.
+    pub disk_broken: u64,
     /// Disk operations that fail at other times.
     pub disk_failed: f64,
+    /// Runs that cannot be restored from the snapshot that fits them.
+    pub restore_failed: f64,
+    /// Builds of snapshots that never come to an end by themselves.
+    pub build_hangs: f64,
+    /// Disks with the right token that the configuration does not let become an image.
+    pub refused: f64,
+    /// Guests that complain without end.
+    pub complains: f64,
     /// Jumps of the clock per day.
     pub clock_jumps: u64,
     /// Changes of the configuration per day.
@@ -123,8 +140,15 @@ fn machine_type(name: MachineTypeName, random: &mut Random) -> MachineType {
     }
 }
 
+/// Half of all clocks are right.
+fn clock_skew(random: &mut Random) -> i64 {
+    let by = random.spread(100, 12 * HOUR) as i64;
+    *random.pick(&[0, 0, by, -by])
+}
+
 impl Plan {
-    /// The day that this seed stands for. `days` scales its length.
+    /// The day that this seed stands for. `days` scales its length. Weeks and years are thinner than
+    /// days: what they show is what piles up.
     pub fn of(seed: u64, days: f64) -> Self {
         let mut random = Random::new(seed);
         let random = &mut random;
@@ -157,10 +181,14 @@ impl Plan {
             max_runs: limited.into_iter().map(|r| (r, random.between(1, 4) as u32)).collect(),
             timing: Timing::default(),
         };
+        let is_long = days > 5.0;
+        let workflows = if is_long { random.spread(12, 16) } else { random.spread(8, 60) };
         Self {
             length: (DAY as f64 * days) as u64,
             disk: Bytes::gib(random.spread(100, 2000)),
-            workflows: (random.spread(8, 60) as f64 * days).max(1.0) as u32,
+            workflows: (workflows as f64 * days).max(1.0) as u32,
+            measure_every: if is_long { 30 * MINUTE } else { MINUTE },
+            clock_off: clock_skew(random),
             assigned_is_in_progress: random.chance(0.5),
             faults: Faults::draw(random),
             policy,
@@ -193,6 +221,7 @@ impl Faults {
             cancelled: share(random, 0.2),
             elsewhere: share(random, 0.2),
             gated: share(random, 0.2),
+            deleted: share(random, 0.05),
             rerun: share(random, 0.1),
             boot_silent: share(random, 0.2),
             boot_ends: share(random, 0.2),
@@ -206,7 +235,12 @@ impl Faults {
             crashes: number(random, 12),
             crash_between: share(random, 0.02),
             disk_full: number(random, 3),
+            disk_broken: number(random, 2),
             disk_failed: share(random, 0.05),
+            restore_failed: share(random, 0.3),
+            build_hangs: share(random, 0.2),
+            refused: share(random, 0.1),
+            complains: share(random, 0.1),
             clock_jumps: number(random, 6),
             changes: number(random, 8),
             operator: number(random, 8),

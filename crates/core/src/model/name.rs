@@ -169,7 +169,7 @@ impl fmt::Display for MachineTypeName {
 ///
 /// It identifies a run everywhere: in the core, on disk, on GitHub and on the command line. Names are
 /// ordered by their random part, which tells any two of them apart at first sight.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct RunnerName {
     /// The first half of the random part.
@@ -222,6 +222,12 @@ impl FromStr for RunnerName {
                     && random.bytes().all(|b| b.is_ascii_alphanumeric())
             });
         if sound { Ok(Self::of(text.into())) } else { Err(NameError::Runner(text.to_owned())) }
+    }
+}
+
+impl fmt::Debug for RunnerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("RunnerName").field(&self.text).finish()
     }
 }
 

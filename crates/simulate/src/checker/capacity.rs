@@ -1,11 +1,11 @@
 //! RAM, virtual CPUs and disk space are never promised twice.
 
-use forrest_core::model::{Bytes, MachineType};
+use forrest_core::model::{Bytes, MachineType, MachineTypeName, RunnerName};
 
 use crate::world::World;
 use crate::world::host::{Disk, Vm};
 
-use super::Broken;
+use super::{Broken, Claim};
 
 /// What QEMU needs beside its guest: 150 MiB, 8 MiB for each virtual CPU, 0.5 % of the guest's RAM.
 fn with_overhead(machine: &MachineType) -> u64 {
@@ -13,6 +13,36 @@ fn with_overhead(machine: &MachineType) -> u64 {
 }
 
 impl World {
+    /// Whether the run of this claim still holds RAM, as far as the host knows.
+    fn is_live(&self, name: &RunnerName, claim: &Claim) -> bool {
+        let run = self.host.runs.get(name);
+        claim.memory && !run.is_some_and(|run| matches!(run.vm, Vm::Ended(_)))
+    }
+
+    /// A run of this machine type is about to be begun: whether its limits allow it.
+    pub(super) fn judge_limits(&self, machine: &MachineTypeName) -> Result<(), Broken> {
+        if self.checker.draining {
+            return Err(Broken(format!("a run of {machine} is begun on a drained host")));
+        }
+        let place = self.place(machine);
+        let live = |of: &dyn Fn(usize) -> bool| {
+            let claims = self.checker.claims.iter();
+            claims.filter(|(name, claim)| of(claim.machine) && self.is_live(name, claim)).count()
+        };
+        let limit = self.policy.machines.get(machine).and_then(|machine| machine.max_runs);
+        let runs = live(&|other| other == place);
+        if limit.is_some_and(|most| runs >= most as usize) {
+            return Err(Broken(format!("{machine} has {runs} runs, and gets another one")));
+        }
+        let repository = machine.repository();
+        let limit = self.policy.max_runs.get(repository);
+        let runs = live(&|other| self.plan.machines[other].name.repository() == repository);
+        if limit.is_some_and(|most| runs >= *most as usize) {
+            return Err(Broken(format!("{repository} has {runs} runs, and gets another one")));
+        }
+        Ok(())
+    }
+
     /// Room is about to be promised to a run or a build of this machine type.
     pub(super) fn judge_capacity(&self, machine: usize, what: &str) -> Result<(), Broken> {
         let checker = &self.checker;
@@ -24,8 +54,7 @@ impl World {
         for (name, claim) in &checker.claims {
             let run = self.host.runs.get(name);
             let of = &checker.machines[claim.machine];
-            let ended = run.is_some_and(|run| matches!(run.vm, Vm::Ended(_)));
-            if claim.memory && !ended {
+            if self.is_live(name, claim) {
                 ram += with_overhead(of);
                 cpus += of.cpus;
                 memories += 1;

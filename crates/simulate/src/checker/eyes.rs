@@ -30,6 +30,9 @@ impl World {
         checker.failed_promotions.clear();
         checker.polls.clear();
         checker.answered.clear();
+        checker.draining = false;
+        checker.forgotten.clear();
+        checker.refused.clear();
         checker.trouble.fill(None);
     }
 
@@ -50,6 +53,7 @@ impl World {
                 checker.by_operator.insert(runner.clone());
                 checker.given_up(runner);
             }
+            Event::DrainRequested(draining) => checker.draining = *draining,
             Event::SnapshotBuilt { machine, .. } => {
                 let built = checker.machines.iter().position(|m| m.name == *machine);
                 built.map(|index| checker.builds.remove(&index));
@@ -80,6 +84,10 @@ impl World {
                         checker.valid.insert(runner.clone());
                         false
                     }
+                    RunEvent::PromotionRefused(_) => {
+                        checker.refused.insert(runner.clone());
+                        false
+                    }
                     RunEvent::Promoted(Err(_)) => {
                         *checker.failed_promotions.entry(runner.clone()).or_default() += 1;
                         false
@@ -106,8 +114,10 @@ impl World {
         }
         for command in commands {
             self.judge_request(command)?;
+            self.judge_memory(command)?;
             match command {
                 Command::Prepare { runner, machine, .. } => {
+                    self.judge_limits(machine)?;
                     let machine = self.place(machine);
                     self.judge_capacity(machine, &format!("run {runner}"))?;
                     let claim = Claim { machine, memory: true, disk: true, start: false };
@@ -135,14 +145,22 @@ impl World {
                     self.judge_settlement(runner)?;
                     self.checker.claims.remove(runner);
                     self.checker.by_operator.remove(runner);
+                    self.checker.forgotten.insert(runner.clone());
                 }
                 _ => {}
             }
         }
         if commands.iter().any(|command| matches!(command, Command::Prepare { .. })) {
+            self.judge_demand(core, commands)?;
+            self.judge_shares(core, commands)?;
             self.judge_fairness(core, commands)?;
         }
         Ok(())
+    }
+
+    /// Some hours have passed.
+    pub(crate) fn checker_on_audit(&mut self) -> Result<(), Broken> {
+        self.judge_growth()
     }
 
     /// A guest is about to be stopped.

@@ -47,7 +47,7 @@ impl World {
         Ok(())
     }
 
-    fn is_excused(&self, core: &Core, machine: &MachineTypeName) -> bool {
+    pub(super) fn is_excused(&self, core: &Core, machine: &MachineTypeName) -> bool {
         let view = core.view(self.wall());
         let policy = core.policy();
         let Some(settings) = policy.machines.get(machine) else { return true };
@@ -78,10 +78,20 @@ impl World {
     }
 }
 
-/// The oldest queued job that no runner is on its way for, and that does not wait for a job of its
-/// own workflow run to leave the image that it starts from.
-fn unserved(core: &Core, machine: &MachineTypeName) -> Option<(Timestamp, JobId)> {
-    let base = core.policy().machines.get(machine)?.base_machine.as_ref();
+/// The oldest queued job that no runner is on its way for, and that need not wait for its base.
+pub(super) fn unserved(core: &Core, machine: &MachineTypeName) -> Option<(Timestamp, JobId)> {
+    let supply = core.runs().of_machine(machine).supply as usize;
+    ready(core, machine).nth(supply)
+}
+
+/// The queued jobs that do not wait for a job of their own workflow run to leave the image that they
+/// start from, oldest first.
+pub(super) fn ready<'a>(
+    core: &'a Core,
+    machine: &'a MachineTypeName,
+) -> impl Iterator<Item = (Timestamp, JobId)> + 'a {
+    let base =
+        core.policy().machines.get(machine).and_then(|machine| machine.base_machine.as_ref());
     let workflow_of = |job: JobId| Some(core.jobs().get(job)?.job.workflow_run);
     let busy: Vec<_> = core
         .runs()
@@ -89,7 +99,6 @@ fn unserved(core: &Core, machine: &MachineTypeName) -> Option<(Timestamp, JobId)
         .filter(|run| Some(&run.machine) == base && run.state_name() == "busy")
         .filter_map(|run| workflow_of(run.job()?))
         .collect();
-    let waits = |job: JobId| workflow_of(job).is_some_and(|workflow| busy.contains(&workflow));
-    let supply = core.runs().of_machine(machine).supply as usize;
-    core.jobs().queued(machine).filter(|(_, job)| !waits(*job)).nth(supply)
+    let waits = move |job: JobId| workflow_of(job).is_some_and(|workflow| busy.contains(&workflow));
+    core.jobs().queued(machine).filter(move |(_, job)| !waits(*job))
 }

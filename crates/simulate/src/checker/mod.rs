@@ -5,23 +5,29 @@
 //! how it decides. The promises:
 //!
 //! 1. `capacity`: RAM, virtual CPUs and disk space are never promised twice. One run may always
-//!    start on an otherwise empty host, if the guest itself fits.
+//!    start on an otherwise empty host, if the guest itself fits. No more runs of a machine type or a
+//!    repository are begun than its `max_runs`, nor more than there are jobs for that need not wait
+//!    for another job of their workflow run, and none while the host is drained.
 //! 2. `stops`: no guest is powered down or killed whose runner GitHub has given a job, unless the
 //!    operator or the job's time limit says so; and none that is putting its finished job away.
 //! 3. `settlement`: a run is forgotten only when its guest and its runner are gone and its disk was
-//!    promoted or removed, once. Only a valid token and a guest that shut down by itself make an
+//!    promoted or removed, once; nothing is done for it afterwards. Only a valid token and a guest that shut down by itself make an
 //!    image, never a job that is known to have failed; and no such image is thrown away. Generations
 //!    only grow.
 //! 4. `requests`: GitHub is not asked more often than it allows, nor without measure.
-//! 5. `fairness`: nobody overtakes a job that waits for longer than jobs may be overtaken.
-//! 6. Rest (in [`world`](crate::world)): once the faults stop, every job is served within a bound and
+//! 5. `fairness`: nobody overtakes a job that waits for longer than jobs may be overtaken. `shares`:
+//!    before that, no repository gets room that another one could use and holds less of.
+//! 6. `growth`: nothing is kept for longer than it is needed, in the core or on the disk.
+//! 7. Rest (in [`world`](crate::world)): once the faults stop, every job is served within a bound and
 //!    nothing is left over.
 
 mod capacity;
 mod eyes;
 mod fairness;
+mod growth;
 mod requests;
 mod settlement;
+mod shares;
 mod stops;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -56,6 +62,12 @@ pub struct Checker {
     valid: BTreeSet<RunnerName>,
     /// Promotions that failed, by run.
     failed_promotions: BTreeMap<RunnerName, u32>,
+    /// Runs whose disk the configuration does not let become an image.
+    refused: BTreeSet<RunnerName>,
+    /// Whether the daemon was told to begin nothing.
+    draining: bool,
+    /// Runs that the present daemon has forgotten.
+    forgotten: BTreeSet<RunnerName>,
     /// Runs whose guest was started.
     started: BTreeSet<RunnerName>,
     /// What became of disks.
@@ -100,6 +112,9 @@ impl Checker {
             concluded: BTreeMap::new(),
             valid: BTreeSet::new(),
             failed_promotions: BTreeMap::new(),
+            refused: BTreeSet::new(),
+            draining: false,
+            forgotten: BTreeSet::new(),
             started: BTreeSet::new(),
             promoted: BTreeMap::new(),
             highest: vec![Generation(0); machines.len()],
@@ -121,6 +136,11 @@ impl Checker {
     /// A registration was given up that will take place all the same.
     pub fn late_registration(&mut self, runner: &RunnerName) {
         self.late.insert(runner.clone());
+    }
+
+    /// Whether the present daemon has forgotten a run.
+    pub fn has_forgotten(&self, runner: &RunnerName) -> bool {
+        self.forgotten.contains(runner)
     }
 
     /// A run came to nothing: without a guest, it needs no RAM.

@@ -1,5 +1,6 @@
 //! Every run is settled, once, and images come from where they may come from.
 
+use forrest_core::Command;
 use forrest_core::event::{EndReason, Persist};
 use forrest_core::model::{Conclusion, RunnerName};
 
@@ -49,11 +50,44 @@ impl World {
         let wanted = self.checker.valid.contains(runner)
             && told == Some(&Conclusion::Success)
             && run.disk == Disk::Forked
+            && !self.checker.refused.contains(runner)
             && failed < PROMOTIONS_MIN;
         if wanted {
             return Err(Broken(format!(
                 "the disk of {runner} is to be removed, but was to be kept"
             )));
+        }
+        Ok(())
+    }
+
+    /// A run that was forgotten is over: nothing is to be done for it any more.
+    pub(super) fn judge_memory(&self, command: &Command) -> Result<(), Broken> {
+        let runner = match command {
+            Command::Prepare { runner, .. }
+            | Command::Register { runner, .. }
+            | Command::Deregister { runner, .. }
+            | Command::StartVm { runner, .. }
+            | Command::SetJobDeadline { runner, .. }
+            | Command::PowerDown { runner }
+            | Command::Kill { runner, .. }
+            | Command::ReadBack { runner, .. }
+            | Command::Promote { runner, .. }
+            | Command::Discard { runner, .. }
+            | Command::Forget { runner, .. }
+            | Command::RecordJob { runner, .. } => runner,
+            Command::RemoveOrphan { .. }
+            | Command::MarkBroken { .. }
+            | Command::CheckSnapshot { .. }
+            | Command::BuildSnapshot { .. }
+            | Command::CancelSnapshot { .. }
+            | Command::DropSnapshot { .. }
+            | Command::Poll { .. }
+            | Command::FetchJob { .. }
+            | Command::RepairDeliveries
+            | Command::Note(_) => return Ok(()),
+        };
+        if self.checker.forgotten.contains(runner) {
+            return Err(Broken(format!("{runner} was forgotten, but: {command:?}")));
         }
         Ok(())
     }

@@ -15,8 +15,6 @@ use super::host::{Disk, Vm, told_end};
 use super::requests::Ask;
 use super::{Action, World};
 
-/// How often the daemon measures the disk.
-const MEASURE_EVERY: u64 = MINUTE;
 /// Deadlines that may be met at one point in time before it counts as running in circles.
 const TICKS_AT_ONCE_MAX: u32 = 200;
 
@@ -43,6 +41,9 @@ impl World {
         for name in names {
             if let Some(adopted) = self.adopted(&name) {
                 self.tell(Event::Adopted(Box::new(adopted)))?;
+            }
+            if self.host.guest(&name).is_some_and(|guest| guest.paused) {
+                self.tell_of(&name, RunEvent::Paused("no space left on device".into()))?;
             }
         }
         // Builds of snapshots end with the daemon.
@@ -171,7 +172,7 @@ impl World {
     }
 
     pub(super) fn measure(&mut self) -> Result<(), Broken> {
-        self.after(MEASURE_EVERY, Action::Measure(self.epoch));
+        self.after(self.plan.measure_every, Action::Measure(self.epoch));
         let free_disk = self.host.free(self.plan.disk);
         let used = |(name, run): (&RunnerName, &super::host::RunDir)| {
             (run.disk == Disk::Forked).then(|| (name.clone(), run.used))

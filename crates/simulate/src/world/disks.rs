@@ -64,7 +64,12 @@ impl World {
     }
 
     fn disk_fails(&mut self) -> bool {
-        (self.weather.disk_full && self.is_stormy()) || self.strikes(self.plan.faults.disk_failed)
+        self.weather.disk_full || self.disk_breaks()
+    }
+
+    /// Whether something fails that does not take new space.
+    fn disk_breaks(&mut self) -> bool {
+        self.weather.disk_broken || self.strikes(self.plan.faults.disk_failed)
     }
 
     pub(super) fn work(&mut self, work: Work) -> Result<(), Broken> {
@@ -80,9 +85,8 @@ impl World {
             Work::Read(runner) => self.read(&runner),
             Work::Promote(runner, machine, done) => return self.promote(&runner, machine, done),
             Work::Discard(runner, done) => return self.discard(&runner, done),
-            Work::Forget(runner) => {
-                self.host.runs.remove(&runner);
-            }
+            Work::Forget(runner) => self.host.forget(&runner),
+            Work::Record(..) if self.weather.disk_broken => {}
             Work::Record(runner, job) => {
                 if let Some(run) = self.host.runs.get_mut(&runner) {
                     run.job = Some(job);
@@ -127,11 +131,17 @@ impl World {
 
     fn fork(&mut self, runner: &RunnerName, machine: usize, done: u64) {
         let fails = self.disk_fails();
+        if self.weather.disk_broken {
+            let trouble = Trouble::new("read-only file system");
+            self.done(done, runner, RunEvent::Prepared(Err(trouble)));
+            return;
+        }
         let image = self.start_image(machine);
         let created = self.wall();
         self.host.runs.entry(runner.clone()).or_insert(RunDir {
             machine,
             created,
+            made: self.now,
             disk: if fails { Disk::None } else { Disk::Forked },
             image: image.clone().filter(|_| !fails),
             used: Bytes::mib(1),
@@ -149,8 +159,9 @@ impl World {
     }
 
     fn start(&mut self, runner: &RunnerName, id: RunnerId, done: u64) -> Result<(), Broken> {
-        // Killed before it was started.
-        if self.host.runs.get(runner).is_some_and(|run| matches!(run.vm, Vm::Ended(_))) {
+        // Killed before it was started, and perhaps put away already.
+        let over = |run: &RunDir| matches!(run.vm, Vm::Ended(_));
+        if self.host.runs.get(runner).map_or(self.checker.has_forgotten(runner), over) {
             return Ok(());
         }
         self.checker_on_start(runner, id)?;
@@ -163,6 +174,12 @@ impl World {
                 run.vm = Vm::Ended(Some(end));
             }
             self.done(done, runner, RunEvent::StartFailed(Trouble::new("qemu: cannot allocate")));
+        } else if self.restores(runner) && self.strikes(self.plan.faults.restore_failed) {
+            let end = VmEnd { reason: EndReason::RestoreFailed, detail: None, at: self.wall() };
+            if let Some(run) = self.host.runs.get_mut(runner) {
+                run.vm = Vm::Ended(Some(end.clone()));
+            }
+            self.done(done, runner, RunEvent::VmExited(end));
         } else {
             let restored = self.start_guest(runner);
             self.done(done, runner, RunEvent::VmStarted { restored });
@@ -204,11 +221,8 @@ impl World {
     fn read(&mut self, runner: &RunnerName) {
         let Some(run) = self.host.runs.get(runner) else { return };
         let persist = run.persist;
-        let result = if self.strikes(self.plan.faults.disk_failed) {
-            Err(Trouble::new("input/output error"))
-        } else {
-            Ok(persist)
-        };
+        let result =
+            if self.disk_breaks() { Err(Trouble::new("input/output error")) } else { Ok(persist) };
         self.done(self.now, runner, RunEvent::ReadBack(result));
     }
 
@@ -217,6 +231,11 @@ impl World {
         let disk = run.disk;
         let generation = match disk {
             Disk::Promoted(generation) => generation,
+            Disk::Forked if self.strikes(self.plan.faults.refused) => {
+                let why = "jobs of this branch do not make images";
+                self.done(done, runner, RunEvent::PromotionRefused(why.into()));
+                return Ok(());
+            }
             Disk::Forked if self.disk_fails() => {
                 let trouble = Trouble::new("no space left on device");
                 self.done(done, runner, RunEvent::Promoted(Err(trouble)));
@@ -234,6 +253,7 @@ impl World {
                 self.tally.promotions += 1;
                 self.note(|_| format!("host: {runner} becomes generation {generation}"));
                 self.checker_on_promoted(runner, machine, generation)?;
+                self.host.prune(machine, &self.plan.machines[machine].name);
                 generation
             }
             Disk::None | Disk::Removed => {
@@ -241,14 +261,14 @@ impl World {
             }
         };
         // The disk is in its place, but what comes after that may still fail.
-        let fails = self.strikes(self.plan.faults.disk_failed);
+        let fails = self.disk_breaks();
         let result = if fails { Err(Trouble::new("input/output error")) } else { Ok(generation) };
         self.done(done, runner, RunEvent::Promoted(result));
         Ok(())
     }
 
     fn discard(&mut self, runner: &RunnerName, done: u64) -> Result<(), Broken> {
-        if self.strikes(self.plan.faults.disk_failed) {
+        if self.disk_breaks() {
             let trouble = Trouble::new("input/output error");
             self.done(done, runner, RunEvent::Discarded(Err(trouble)));
             return Ok(());
@@ -268,11 +288,12 @@ impl World {
 
     fn check_snapshot(&mut self, machine: usize) {
         let image = self.start_image(machine).map(|start| start.image);
+        let fails = self.disk_breaks();
         let fits =
             self.host.snapshots[machine].of.is_some() && self.host.snapshots[machine].of == image;
         let event = Event::SnapshotChecked {
             machine: self.plan.machines[machine].name.clone(),
-            fits: Ok(fits),
+            fits: if fails { Err(Trouble::new("input/output error")) } else { Ok(fits) },
         };
         self.at(self.now, Action::Tell(self.epoch, Box::new(event)));
     }
@@ -280,6 +301,9 @@ impl World {
     fn build_snapshot(&mut self, machine: usize) {
         let number = self.host.number();
         self.host.snapshots[machine].building = Some(number);
+        if self.strikes(self.plan.faults.build_hangs) {
+            return;
+        }
         let delay = self.random.spread(20 * SECOND, 2 * MINUTE);
         self.after(delay, Action::SnapshotBuilt(machine, number));
     }

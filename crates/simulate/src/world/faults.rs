@@ -1,5 +1,7 @@
 //! What breaks on its own, and when it is mended.
 
+use std::time::Duration;
+
 use forrest_core::event::{EndReason, Event, RunEvent};
 use forrest_core::model::{Bytes, RunnerName};
 
@@ -16,7 +18,12 @@ pub(crate) struct Weather {
     pub api_slow: bool,
     /// Until when GitHub limits requests.
     pub api_limited: Option<u64>,
+    /// Until when GitHub limits requests that change something.
+    pub api_secondary: Option<u64>,
+    /// The machine type whose owner's token is refused.
+    pub token_refused: Option<usize>,
     pub disk_full: bool,
+    pub disk_broken: bool,
     pub draining: bool,
 }
 
@@ -30,8 +37,11 @@ pub(crate) enum Fault {
     ApiDown,
     ApiSlow,
     ApiLimited,
+    ApiSecondary,
+    TokenRefused,
     ApiWell,
     DiskFull,
+    DiskBroken,
     DiskWell,
     ClockJump,
     Change,
@@ -45,12 +55,19 @@ impl World {
     pub(super) fn draw_faults(&mut self) {
         let share = self.plan.length as f64 / DAY as f64;
         let faults = self.plan.faults.clone();
-        let api = [Fault::ApiDown, Fault::ApiSlow, Fault::ApiLimited];
+        let api = [
+            Fault::ApiDown,
+            Fault::ApiSlow,
+            Fault::ApiLimited,
+            Fault::ApiSecondary,
+            Fault::TokenRefused,
+        ];
         self.scatter(faults.crashes, share, &[Fault::Crash]);
         self.scatter(faults.qemu_killed, share, &[Fault::KillQemu]);
         self.scatter(faults.shim_killed, share, &[Fault::KillShim]);
         self.scatter(faults.api_windows, share, &api);
         self.scatter(faults.disk_full, share, &[Fault::DiskFull]);
+        self.scatter(faults.disk_broken, share, &[Fault::DiskBroken]);
         self.scatter(faults.clock_jumps, share, &[Fault::ClockJump]);
         self.scatter(faults.changes, share, &[Fault::Change]);
         self.scatter(faults.operator, share, &[Fault::Operator]);
@@ -90,9 +107,21 @@ impl World {
                 self.weather.api_limited = Some(self.now + lasts);
                 self.after(lasts, Action::Fault(Fault::ApiWell));
             }
+            Fault::ApiSecondary => {
+                let lasts = self.random.spread(10 * SECOND, HOUR);
+                self.weather.api_secondary = Some(self.now + lasts);
+                self.after(lasts, Action::Fault(Fault::ApiWell));
+            }
+            Fault::TokenRefused => {
+                let machines = self.plan.machines.len() as u64;
+                self.weather.token_refused = Some(self.random.between(0, machines - 1) as usize);
+                let lasts = self.random.spread(MINUTE, 3 * HOUR);
+                self.after(lasts, Action::Fault(Fault::ApiWell));
+            }
             Fault::ApiWell => {
                 (self.weather.api_down, self.weather.api_slow) = (false, false);
-                self.weather.api_limited = None;
+                (self.weather.api_limited, self.weather.api_secondary) = (None, None);
+                self.weather.token_refused = None;
             }
             Fault::DiskFull => {
                 self.weather.disk_full = true;
@@ -102,8 +131,13 @@ impl World {
                 self.after(lasts, Action::Fault(Fault::DiskWell));
                 return self.pause_guests();
             }
+            Fault::DiskBroken => {
+                self.weather.disk_broken = true;
+                let lasts = self.random.spread(10 * SECOND, HOUR);
+                self.after(lasts, Action::Fault(Fault::DiskWell));
+            }
             Fault::DiskWell => {
-                self.weather.disk_full = false;
+                (self.weather.disk_full, self.weather.disk_broken) = (false, false);
                 self.host.taken = Bytes(0);
                 return self.resume_guests();
             }
@@ -140,6 +174,7 @@ impl World {
     fn pause_guests(&mut self) -> Result<(), Broken> {
         for runner in self.live_guests() {
             if self.random.chance(0.5) {
+                self.set_paused(&runner, true);
                 self.tell_of(&runner, RunEvent::Paused("no space left on device".into()))?;
             }
         }
@@ -148,9 +183,17 @@ impl World {
 
     fn resume_guests(&mut self) -> Result<(), Broken> {
         for runner in self.live_guests() {
+            self.set_paused(&runner, false);
             self.tell_of(&runner, RunEvent::Resumed)?;
         }
         Ok(())
+    }
+
+    /// A paused guest does nothing until it goes on.
+    fn set_paused(&mut self, runner: &RunnerName, paused: bool) {
+        if let Some(guest) = self.host.guest(runner) {
+            guest.paused = paused;
+        }
     }
 
     fn jump_clock(&mut self) {
@@ -172,7 +215,7 @@ impl World {
             return Ok(());
         }
         let names: Vec<_> = self.policy.machines.keys().cloned().collect();
-        match self.random.between(0, 3) {
+        match self.random.between(0, 6) {
             0 if !names.is_empty() => {
                 let gone = self.random.pick(&names).clone();
                 self.policy.machines.remove(&gone);
@@ -187,6 +230,25 @@ impl World {
                     let most = self.random.between(0, 3) as u32;
                     self.policy.max_runs.insert(name.repository().clone(), most);
                 }
+            }
+            3 if !names.is_empty() => {
+                let name = self.random.pick(&names).clone();
+                if let Some(machine) = self.policy.machines.get_mut(&name) {
+                    machine.snapshot = !machine.snapshot;
+                }
+            }
+            4 if !names.is_empty() => {
+                let name = self.random.pick(&names).clone();
+                if let Some(machine) = self.policy.machines.get_mut(&name) {
+                    machine.max_runs = Some(self.random.between(1, 3) as u32);
+                    machine.boot_timeout = Duration::from_secs(self.random.between(10, 600));
+                    machine.idle_timeout = Duration::from_secs(self.random.between(10, 900));
+                }
+            }
+            5 => {
+                let timing = &mut self.policy.timing;
+                timing.max_overtake = Duration::from_secs(self.random.between(0, 3600));
+                timing.polling_interval = Duration::from_secs(self.random.between(5, 3600));
             }
             // The file was written anew with what was in it.
             _ => {}
@@ -221,6 +283,9 @@ impl World {
         self.weather = Weather::default();
         self.host.taken = Bytes(0);
         self.policy = self.plan.policy.clone();
+        for runner in self.live_guests() {
+            self.set_paused(&runner, false);
+        }
         if self.daemon.is_none() {
             return self.start_daemon();
         }

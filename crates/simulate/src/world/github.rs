@@ -43,6 +43,8 @@ pub struct TrueJob {
     pub given: Option<(RunnerName, u64)>,
     /// How long it runs, in milliseconds.
     pub takes: u64,
+    /// When it ended, in milliseconds since the day began.
+    pub ended: Option<u64>,
     /// How it ends if nothing comes between.
     pub outcome: Conclusion,
     /// What it leaves on its disk.
@@ -69,8 +71,6 @@ pub struct TrueRunner {
 pub struct Delivery {
     /// What it says.
     pub job: Job,
-    /// Whether its delivery failed, so that it can be asked for again.
-    pub failed: bool,
 }
 
 /// GitHub.
@@ -82,6 +82,8 @@ pub struct GitHub {
     pub runners: BTreeMap<RunnerName, TrueRunner>,
     /// The log of webhooks.
     pub deliveries: Vec<Delivery>,
+    /// Webhooks whose delivery failed, so that they can be asked for again, by their place there.
+    pub undelivered: BTreeSet<usize>,
     /// Jobs that are not over.
     pub open: BTreeSet<JobId>,
     last_job: u64,
@@ -121,8 +123,9 @@ impl GitHub {
     }
 
     /// Ends a job.
-    pub fn conclude(&mut self, id: JobId, conclusion: Conclusion) {
+    pub fn conclude(&mut self, now: u64, id: JobId, conclusion: Conclusion) {
         let Some(job) = self.jobs.get_mut(&id) else { return };
+        job.ended = Some(now);
         let runner = match &job.at {
             At::Assigned(runner) | At::Running(runner) => Some(runner.clone()),
             At::Elsewhere(runner) => runner.clone(),

@@ -31,21 +31,40 @@ pub(crate) enum GuestStep {
     JobTimeout,
 }
 
+impl GuestStep {
+    /// Whether it is the guest that does it, not the host.
+    fn is_the_guests(self) -> bool {
+        match self {
+            Self::Ready
+            | Self::RunnerStarts
+            | Self::Online
+            | Self::EndsAnyhow
+            | Self::ShutsDown => true,
+            Self::Ends(_) | Self::BootTimeout | Self::JobTimeout => false,
+        }
+    }
+}
+
 impl World {
     /// A virtual machine starts; `None` when it cannot.
     pub(super) fn start_guest(&mut self, runner: &RunnerName) -> bool {
         let Some(run) = self.host.runs.get(runner) else { return false };
         let (machine, image) = (run.machine, run.image.clone());
-        let settings = &self.plan.machines[machine];
-        let boot_timeout = settings.boot_timeout.as_millis() as u64;
-        let fits =
-            self.host.snapshots[machine].of == image.as_ref().map(|start| start.image.clone());
-        let restored = settings.snapshot && fits && image.is_some();
+        let boot_timeout = self.plan.machines[machine].boot_timeout.as_millis() as u64;
+        let restored = self.restores(runner);
         let broken = image.is_some_and(|start| self.is_broken(&start.image));
         let number = self.host.number();
         let hangs = self.strikes(self.plan.faults.hangs);
         let deaf = hangs && self.random.chance(self.plan.faults.deaf);
-        let guest = Guest { number, restored, ready: false, job_deadline: None, hung: hangs, deaf };
+        let guest = Guest {
+            number,
+            restored,
+            ready: false,
+            job_deadline: None,
+            hung: hangs,
+            deaf,
+            paused: false,
+        };
         if let Some(run) = self.host.runs.get_mut(runner) {
             run.vm = Vm::Live(guest);
         }
@@ -69,6 +88,14 @@ impl World {
         restored
     }
 
+    /// Whether a run's guest is restored from a snapshot: one fits the image that it starts from.
+    pub(super) fn restores(&self, runner: &RunnerName) -> bool {
+        let Some(run) = self.host.runs.get(runner) else { return false };
+        let Some(image) = &run.image else { return false };
+        self.plan.machines[run.machine].snapshot
+            && self.host.snapshots[run.machine].of.as_ref() == Some(&image.image)
+    }
+
     /// Whether guests of this image never become ready.
     pub(super) fn is_broken(&self, image: &ImageRef) -> bool {
         let ImageRef::Machine { machine, generation } = image else { return false };
@@ -89,6 +116,10 @@ impl World {
         let Some(guest) = self.host.guest(runner).filter(|guest| guest.number == number) else {
             return Ok(());
         };
+        if guest.paused && step.is_the_guests() {
+            self.guest_later(runner, number, MINUTE, step);
+            return Ok(());
+        }
         match step {
             GuestStep::Ready => {
                 guest.ready = true;
@@ -99,7 +130,8 @@ impl World {
             GuestStep::RunnerStarts => {
                 let delay = self.random.spread(200, 5 * SECOND);
                 self.guest_later(runner, number, delay, GuestStep::Online);
-                return self.tell_of(runner, RunEvent::RunnerStarted);
+                self.tell_of(runner, RunEvent::RunnerStarted)?;
+                return self.guest_complains(runner);
             }
             GuestStep::Online => self.runner_connects(runner),
             GuestStep::Ends(reason) => self.guest_ends(runner, reason),
@@ -129,6 +161,16 @@ impl World {
                     self.checker_on_deadline(runner)?;
                     self.guest_ends(runner, EndReason::JobTimeout);
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Some guests complain without end.
+    fn guest_complains(&mut self, runner: &RunnerName) -> Result<(), Broken> {
+        if self.strikes(self.plan.faults.complains) {
+            for _ in 0..self.random.spread(1, 200) {
+                self.tell_of(runner, RunEvent::GuestError("the disk is odd".into()))?;
             }
         }
         Ok(())

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use forrest_core::event::{EndReason, Persist, VmEnd};
 use forrest_core::model::{
-    Bytes, Generation, ImageRef, JobId, RunnerId, RunnerName, StartImage, Timestamp,
+    Bytes, Generation, ImageRef, JobId, MachineTypeName, RunnerId, RunnerName, StartImage,
+    Timestamp,
 };
 
 /// A run's directory.
@@ -14,6 +15,8 @@ pub struct RunDir {
     pub machine: usize,
     /// When it was made, by the host's clock.
     pub created: Timestamp,
+    /// When it really was, in milliseconds since the day began.
+    pub made: u64,
     /// Its disk.
     pub disk: Disk,
     /// The image it was forked from.
@@ -71,7 +74,14 @@ pub struct Guest {
     pub hung: bool,
     /// Whether it does not hear its power button.
     pub deaf: bool,
+    /// Whether the host has paused it: nothing happens in it.
+    pub paused: bool,
 }
+
+/// Finished runs whose directories are kept: `host.keep_runs`.
+pub const KEEP_RUNS: usize = 50;
+/// Generations that are kept, beside those that are needed: `keep_generations`.
+pub const KEEP_GENERATIONS: usize = 3;
 
 /// A machine type's images.
 #[derive(Debug, Clone, Default)]
@@ -122,6 +132,8 @@ pub struct Host {
     pub images: Vec<Images>,
     /// The snapshot of each machine type.
     pub snapshots: Vec<TrueSnapshot>,
+    /// Directories of runs that are over, kept for their logs.
+    pub over: usize,
     /// Space that something else takes.
     pub taken: Bytes,
     last: u64,
@@ -134,6 +146,31 @@ impl Host {
             images: vec![Images::default(); machines],
             snapshots: vec![TrueSnapshot::default(); machines],
             ..Self::default()
+        }
+    }
+
+    /// Removes a machine type's old generations, as the image store does it after each promotion: all
+    /// but the newest ones, the one in use, and those that a run or a snapshot was made from.
+    pub fn prune(&mut self, place: usize, machine: &MachineTypeName) {
+        let images = &self.images[place];
+        let current = images.current().map(|(generation, _)| generation);
+        let is_needed = |generation: Generation| {
+            let image = ImageRef::Machine { machine: machine.clone(), generation };
+            let mut runs = self.runs.values().filter_map(|run| run.image.as_ref());
+            runs.any(|start| start.image == image)
+                || self.snapshots.iter().any(|snapshot| snapshot.of.as_ref() == Some(&image))
+        };
+        let old = images.generations.keys().rev().skip(KEEP_GENERATIONS).copied();
+        let gone: Vec<_> = old.filter(|g| Some(*g) != current && !is_needed(*g)).collect();
+        for generation in gone {
+            self.images[place].generations.remove(&generation);
+        }
+    }
+
+    /// A run is over: its directory is one of those that are kept for a while.
+    pub fn forget(&mut self, runner: &RunnerName) {
+        if self.runs.remove(runner).is_some() {
+            self.over = (self.over + 1).min(KEEP_RUNS);
         }
     }
 

@@ -8,6 +8,7 @@ use crate::plan::{HOUR, MINUTE, SECOND};
 
 use super::github::{At, Delivery, TrueJob};
 use super::guests::GuestStep;
+use super::host::Guest;
 use super::{Action, World};
 
 /// GitHub queues a job again that its runner has not taken after this time.
@@ -46,6 +47,7 @@ impl World {
             created: self.github_time(),
             at: if held { At::Held } else { At::Queued },
             given: None,
+            ended: None,
             takes: self.random.spread(2 * SECOND, 40 * MINUTE),
             outcome,
             persist,
@@ -59,6 +61,10 @@ impl World {
         if self.strikes(self.plan.faults.cancelled) {
             let delay = self.random.spread(SECOND, 2 * HOUR);
             self.after(delay, Action::Cancel(id));
+        }
+        if self.strikes(self.plan.faults.deleted) {
+            let delay = self.random.spread(SECOND, HOUR);
+            self.after(delay, Action::Delete(id));
         }
         if self.strikes(self.plan.faults.elsewhere) {
             let delay = self.random.spread(SECOND, HOUR);
@@ -111,6 +117,15 @@ impl World {
             }
             At::Running(runner) => self.runner_is_done(&runner, Persist::Absent),
             At::Held | At::Queued | At::Elsewhere(_) | At::Done(..) => {}
+        }
+    }
+
+    /// GitHub forgets a job that waits, and tells nobody.
+    pub(super) fn delete(&mut self, id: JobId) {
+        if matches!(self.at_of(id), Some(At::Held | At::Queued)) {
+            self.note(|_| format!("github: job {id} is deleted"));
+            self.github.jobs.remove(&id);
+            self.github.open.remove(&id);
         }
     }
 
@@ -186,8 +201,8 @@ impl World {
             return;
         }
         let online = self.github.runners.get(runner).is_some_and(|runner| runner.online);
-        let Some(guest) = self.host.guest(runner).filter(|_| online).map(|guest| guest.number)
-        else {
+        let awake = |guest: &&mut Guest| online && !guest.paused;
+        let Some(guest) = self.host.guest(runner).filter(awake).map(|guest| guest.number) else {
             self.after(TAKE_MAX, Action::Requeue(id, runner.clone()));
             return;
         };
@@ -231,6 +246,10 @@ impl World {
         if !running || !self.host.lives(runner, guest) {
             return;
         }
+        if self.host.guest(runner).is_some_and(|guest| guest.paused) {
+            self.after(MINUTE, Action::Complete(id, runner.clone(), guest));
+            return;
+        }
         let Some(job) = self.github.jobs.get(&id) else { return };
         let (outcome, persist) = (job.outcome, job.persist);
         self.end_job(id, outcome);
@@ -252,7 +271,7 @@ impl World {
 
     /// A job ends, and GitHub tells.
     fn end_job(&mut self, id: JobId, conclusion: Conclusion) {
-        self.github.conclude(id, conclusion);
+        self.github.conclude(self.now, id, conclusion);
         self.note(|_| format!("github: job {id} is over: {conclusion:?}"));
         self.webhook(id);
         let Some(job) = self.github.jobs.get(&id) else { return };
@@ -298,34 +317,34 @@ impl World {
                 continue;
             }
             let failed = self.strikes(self.plan.faults.webhook_failed);
-            self.github.deliveries.push(Delivery { job: job.clone(), failed });
+            self.github.deliveries.push(Delivery { job: job.clone() });
+            let place = self.github.deliveries.len() - 1;
             let delay = if self.strikes(self.plan.faults.webhook_late) {
                 self.random.spread(SECOND, 5 * HOUR)
             } else {
                 self.random.spread(20, 3 * SECOND)
             };
-            if !failed {
-                self.after(delay, Action::Deliver(self.github.deliveries.len() - 1));
+            if failed {
+                self.github.undelivered.insert(place);
+            } else {
+                self.after(delay, Action::Deliver(place));
             }
         }
     }
 
     pub(super) fn deliver(&mut self, delivery: usize) -> Result<(), Broken> {
-        let entry = &mut self.github.deliveries[delivery];
         if self.daemon.is_none() {
-            entry.failed = true;
+            self.github.undelivered.insert(delivery);
             return Ok(());
         }
-        entry.failed = false;
-        let job = entry.job.clone();
+        self.github.undelivered.remove(&delivery);
+        let job = self.github.deliveries[delivery].job.clone();
         self.tell(Event::JobReported { job, source: Source::Webhook })
     }
 
     /// GitHub sends again what failed.
     pub(super) fn redeliver(&mut self) -> u32 {
-        let failed: Vec<usize> = (0..self.github.deliveries.len())
-            .filter(|index| self.github.deliveries[*index].failed)
-            .collect();
+        let failed: Vec<usize> = self.github.undelivered.iter().copied().collect();
         for index in &failed {
             let delay = self.random.spread(100, 20 * SECOND);
             self.after(delay, Action::Deliver(*index));

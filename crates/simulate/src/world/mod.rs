@@ -31,8 +31,13 @@ use requests::Request;
 
 /// The host's clock at the beginning of the day, in milliseconds since the Unix epoch.
 const MORNING: i64 = 1_800_000_000_000;
+/// How long after the end of the faults the last job is served, beside the work that is left: GitHub
+/// may have said not to be asked for two hours, and an approval may take three.
+pub const SERVED_MAX: u64 = 4 * HOUR;
 /// How long the world may take to come to rest once the faults stop, beside the work that is left.
 pub const REST_MAX: u64 = 8 * HOUR;
+/// How often the checker looks whether anything piles up.
+const AUDIT_EVERY: u64 = 3 * HOUR;
 /// Lines of a trace that are kept for the report of a broken promise.
 const TRACE_TAIL: usize = 400;
 
@@ -45,6 +50,8 @@ pub(crate) enum Action {
     Approve(JobId),
     /// Somebody cancels a job.
     Cancel(JobId),
+    /// Somebody deletes a job that waits.
+    Delete(JobId),
     /// Another host's runner takes a job.
     TakeElsewhere(JobId),
     /// A job ends on another host.
@@ -79,6 +86,8 @@ pub(crate) enum Action {
     Tick(u32, u64),
     /// A daemon measures the disk.
     Measure(u32),
+    /// The checker looks whether anything piles up.
+    Audit,
     /// Something breaks, or is mended.
     Fault(Fault),
     /// The faults stop.
@@ -88,7 +97,8 @@ pub(crate) enum Action {
 struct Due {
     at: u64,
     order: u64,
-    action: Action,
+    /// Boxed: what is due is moved about a lot.
+    action: Box<Action>,
 }
 
 impl PartialEq for Due {
@@ -126,6 +136,9 @@ pub struct Tally {
     pub promotions: u64,
     /// Daemons that were killed.
     pub crashes: u64,
+    /// Milliseconds from the end of the faults until no job is open any more, less the time that the
+    /// jobs themselves take one after the other.
+    pub served: u64,
     /// Milliseconds from the end of the faults to rest.
     pub rest: u64,
 }
@@ -197,7 +210,7 @@ impl World {
         let mut world = Self {
             random: Random::new(seed ^ 0x5eed),
             now: 0,
-            clock_off: 0,
+            clock_off: plan.clock_off,
             queue: BinaryHeap::new(),
             order: 0,
             github: GitHub::default(),
@@ -224,6 +237,7 @@ impl World {
         }
         self.draw_faults();
         self.at(self.plan.length, Action::Calm);
+        self.at(AUDIT_EVERY, Action::Audit);
         if let Err(broken) = self.start_daemon() {
             self.checker.remember(broken);
         }
@@ -245,20 +259,29 @@ impl World {
     }
 
     fn live_on(&mut self) -> Result<(), Broken> {
-        let mut bound = u64::MAX;
+        let (mut bound, mut work_left) = (u64::MAX, 0);
+        let mut served = false;
         while let Some(Reverse(due)) = self.queue.pop() {
             self.now = self.now.max(due.at);
-            self.act(due.action)?;
+            self.act(*due.action)?;
             if let Some(since) = self.calm {
                 if bound == u64::MAX {
-                    bound = since + REST_MAX + self.work_left();
+                    work_left = self.work_left();
+                    bound = since + REST_MAX + work_left;
+                }
+                if !served && self.github.open.is_empty() {
+                    served = true;
+                    self.tally.served = (self.now - since).saturating_sub(work_left);
+                }
+                if !served && self.now > since + SERVED_MAX + work_left {
+                    return Err(Broken(self.unrest("jobs are not served")));
                 }
                 if self.is_at_rest() {
                     self.tally.rest = self.now - since;
                     return self.checker.at_rest(self);
                 }
                 if self.now > bound {
-                    return Err(Broken(self.unrest()));
+                    return Err(Broken(self.unrest("no rest")));
                 }
             }
         }
@@ -270,6 +293,7 @@ impl World {
             Action::Workflow => self.workflow_begins(),
             Action::Approve(job) => self.approve(job),
             Action::Cancel(job) => self.cancel(job),
+            Action::Delete(job) => self.delete(job),
             Action::TakeElsewhere(job) => self.take_elsewhere(job),
             Action::EndElsewhere(job) => self.end_elsewhere(job),
             Action::Assign(machine) => self.assign(machine),
@@ -288,6 +312,10 @@ impl World {
             Action::Tick(epoch, number) if epoch == self.epoch => return self.tick(number),
             Action::Measure(epoch) if epoch == self.epoch => return self.measure(),
             Action::Work(..) | Action::Tell(..) | Action::Tick(..) | Action::Measure(_) => {}
+            Action::Audit => {
+                self.after(AUDIT_EVERY, Action::Audit);
+                return self.checker_on_audit();
+            }
             Action::Fault(fault) => return self.strike(fault),
             Action::Calm => return self.calm_down(),
         }
@@ -297,6 +325,7 @@ impl World {
     /// Has something happen at a time.
     pub(crate) fn at(&mut self, at: u64, action: Action) {
         self.order += 1;
+        let action = Box::new(action);
         self.queue.push(Reverse(Due { at, order: self.order, action }));
     }
 
@@ -345,7 +374,7 @@ impl World {
         self.github.open.iter().map(each).sum()
     }
 
-    fn unrest(&self) -> String {
+    fn unrest(&self, what: &str) -> String {
         let core = self.daemon.as_ref().map(|daemon| &daemon.core);
         let runs = core.map(|core| {
             core.runs().iter().map(|r| format!("{} {:?}", r.runner, r.state)).collect::<Vec<_>>()
@@ -362,7 +391,7 @@ impl World {
             .map(|id| (id, self.github.jobs.get(id).map(|job| &job.at)))
             .collect();
         format!(
-            "no rest long after the faults stopped: open jobs {jobs:?}; runs {runs:#?}; \
+            "{what} long after the faults stopped: open jobs {jobs:?}; runs {runs:#?}; \
              directories {:?}; runners {:?}; waiting {waiting:?}",
             self.host.runs.keys().map(RunnerName::as_str).collect::<Vec<_>>(),
             self.github.runners.keys().map(RunnerName::as_str).collect::<Vec<_>>(),

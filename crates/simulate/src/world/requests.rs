@@ -40,6 +40,16 @@ pub(crate) enum Ask {
     Redeliver,
 }
 
+impl Ask {
+    /// Whether it changes something on GitHub: of those fewer are allowed.
+    fn changes_something(&self) -> bool {
+        match self {
+            Self::Register(..) | Self::Deregister(..) | Self::RemoveOrphan(_) => true,
+            Self::Poll(..) | Self::Job(..) | Self::Redeliver => false,
+        }
+    }
+}
+
 /// How a request fares.
 #[derive(Debug, Clone)]
 pub(crate) enum Fate {
@@ -56,7 +66,7 @@ pub(crate) enum Fate {
 impl World {
     /// Sends a request.
     pub(super) fn send(&mut self, ask: Ask) {
-        let (fate, takes) = self.fate();
+        let (fate, takes) = self.fate(&ask);
         let answer_at = self.now + takes;
         let reached_after = match fate {
             Fate::Late(_) => takes + self.random.spread(SECOND, MINUTE),
@@ -70,7 +80,7 @@ impl World {
         self.after(reached_after, Action::Request(request));
     }
 
-    fn fate(&mut self) -> (Fate, u64) {
+    fn fate(&mut self, ask: &Ask) -> (Fate, u64) {
         let takes = if self.weather.api_slow && self.is_stormy() {
             self.random.spread(SECOND, 40 * SECOND)
         } else {
@@ -83,6 +93,18 @@ impl World {
             let trouble = Trouble { what: "rate limit".into(), not_before: Some(not_before) };
             return (Fate::Fails(trouble), takes);
         }
+        if let Some(until) = self.weather.api_secondary.filter(|_| ask.changes_something()) {
+            // Some of these answers say when to come back, others do not.
+            let not_before = Timestamp(self.wall().0 + until.saturating_sub(self.now) + SECOND);
+            let not_before = self.random.chance(0.5).then_some(not_before);
+            return (
+                Fate::Fails(Trouble { what: "secondary rate limit".into(), not_before }),
+                takes,
+            );
+        }
+        if self.is_refused(ask) {
+            return (Fate::Fails(Trouble::new("bad credentials")), takes);
+        }
         if (self.weather.api_down && self.is_stormy()) || self.strikes(failed) {
             return (Fate::Fails(Trouble::new("bad gateway")), takes);
         }
@@ -93,6 +115,22 @@ impl World {
             return (Fate::Late(Trouble::new("timeout")), 10 * SECOND);
         }
         (Fate::Works, takes)
+    }
+
+    /// Whether the token that belongs to this request is refused.
+    fn is_refused(&self, ask: &Ask) -> bool {
+        let Some(refused) = self.weather.token_refused else { return false };
+        let place = |runner| self.host.runs.get(runner).map(|run| run.machine);
+        let asked = match ask {
+            Ask::Register(_, machine) => Some(*machine),
+            Ask::Deregister(runner, _) | Ask::RemoveOrphan(runner) => place(runner),
+            Ask::Poll(repository, _) | Ask::Job(repository, _) => {
+                self.plan.machines.iter().position(|m| m.name.repository() == repository)
+            }
+            Ask::Redeliver => None,
+        };
+        let owner = |machine: usize| self.plan.machines[machine].name.repository().owner();
+        asked.is_some_and(|asked| owner(asked) == owner(refused))
     }
 
     /// A request reaches GitHub.
