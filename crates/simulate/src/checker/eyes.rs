@@ -32,6 +32,8 @@ impl World {
         checker.answered.clear();
         checker.draining = false;
         checker.forgotten.clear();
+        checker.idle.fill(0);
+        checker.told = None;
         checker.refused.clear();
         checker.trouble.fill(None);
     }
@@ -41,10 +43,14 @@ impl World {
         let (now, wall) = (self.now, self.wall());
         let checker = &mut self.checker;
         match event {
-            Event::JobReported { job, .. } if job.status == JobStatus::Completed => {
+            Event::JobReported { job, .. } if job.status != JobStatus::Completed => {
+                checker.told = Some(job.id);
+            }
+            Event::JobReported { job, .. } => {
                 if let Some(conclusion) = job.conclusion {
                     checker.concluded.insert(job.id, conclusion);
                 }
+                checker.told = Some(job.id);
             }
             Event::HostMeasured { free_disk, run_disks } => {
                 checker.measured = Some((*free_disk, run_disks.clone()));
@@ -112,6 +118,7 @@ impl World {
         if let Some(broken) = self.checker.remembered.take() {
             return Err(broken);
         }
+        self.judge_end(core)?;
         for command in commands {
             self.judge_request(command)?;
             self.judge_memory(command)?;
@@ -156,6 +163,14 @@ impl World {
             self.judge_fairness(core, commands)?;
         }
         Ok(())
+    }
+
+    /// A minute or so has passed.
+    pub(crate) fn checker_on_minute(&mut self) -> Result<(), Broken> {
+        let Some(daemon) = self.daemon.take() else { return Ok(()) };
+        let judged = self.judge_idleness(&daemon.core);
+        self.daemon = Some(daemon);
+        judged
     }
 
     /// Some hours have passed.

@@ -5,13 +5,15 @@ use forrest_core::sizes::{DONE_JOBS_MAX, FINISHED_RUNS_MAX, ORPHANS_MAX};
 
 use crate::plan::{DAY, HOUR};
 use crate::world::World;
-use crate::world::host::{KEEP_GENERATIONS, KEEP_RUNS};
+use crate::world::host::{KEEP_GENERATIONS, KEEP_RUNS, TrueSnapshot};
 
 use super::Broken;
 
 /// How long after its end a job may still count as open: GitHub may not answer for hours, and then ask
 /// for two more.
 const STALE_MAX: u64 = 12 * HOUR;
+/// How long a snapshot is built at most, jobs that need the room or not.
+const BUILD_MAX: u64 = 2 * HOUR;
 /// How long a run's directory is there at most, from the first step to the last: a job with everything
 /// that can come between.
 const RUN_AGE_MAX: u64 = DAY;
@@ -38,6 +40,13 @@ impl World {
         within("waiting machine types", sizes.waiting, machines)?;
         // Three of each run, a pause of each machine type, a poll of each repository, and the daemon's.
         within("deadlines", sizes.timers, 3 * sizes.runs + machines + sizes.repositories + 3)?;
+        let hangs = |snapshot: &TrueSnapshot| {
+            snapshot.building.is_some_and(|(_, since)| self.now - since > BUILD_MAX)
+        };
+        if let Some(place) = self.host.snapshots.iter().position(hangs) {
+            let machine = &self.plan.machines[place].name;
+            return Err(Broken(format!("the snapshot of {machine} is being built for hours")));
+        }
         let stale = |id: &JobId| {
             let ended = self.github.jobs.get(id).and_then(|job| job.ended);
             ended.is_some_and(|at| self.now - at > STALE_MAX)

@@ -17,14 +17,17 @@
 //! 4. `requests`: GitHub is not asked more often than it allows, nor without measure.
 //! 5. `fairness`: nobody overtakes a job that waits for longer than jobs may be overtaken. `shares`:
 //!    before that, no repository gets room that another one could use and holds less of.
-//! 6. `growth`: nothing is kept for longer than it is needed, in the core or on the disk.
-//! 7. Rest (in [`world`](crate::world)): once the faults stop, every job is served within a bound and
+//! 6. `idleness`: no job waits for minutes while there is room for a run of its machine type and nothing
+//!    speaks against one. A job that is over stays over, whatever late webhooks say.
+//! 7. `growth`: nothing is kept for longer than it is needed, in the core or on the disk.
+//! 8. Rest (in [`world`](crate::world)): once the faults stop, every job is served within a bound and
 //!    nothing is left over.
 
 mod capacity;
 mod eyes;
 mod fairness;
 mod growth;
+mod idleness;
 mod requests;
 mod settlement;
 mod shares;
@@ -56,6 +59,10 @@ pub struct Checker {
     by_operator: BTreeSet<RunnerName>,
     /// Runners that GitHub registered after the request was given up.
     late: BTreeSet<RunnerName>,
+    /// The job that the present daemon was told of last.
+    told: Option<JobId>,
+    /// For how many minutes jobs of each machine type have waited although there was room.
+    idle: Vec<u32>,
     /// How jobs ended, as the present daemon was told.
     concluded: BTreeMap<JobId, Conclusion>,
     /// Runs whose token was found to be valid by the present daemon.
@@ -109,6 +116,8 @@ impl Checker {
             measured: None,
             by_operator: BTreeSet::new(),
             late: BTreeSet::new(),
+            told: None,
+            idle: vec![0; machines.len()],
             concluded: BTreeMap::new(),
             valid: BTreeSet::new(),
             failed_promotions: BTreeMap::new(),

@@ -173,6 +173,7 @@ impl World {
 
     pub(super) fn measure(&mut self) -> Result<(), Broken> {
         self.after(self.plan.measure_every, Action::Measure(self.epoch));
+        self.checker_on_minute()?;
         let free_disk = self.host.free(self.plan.disk);
         let used = |(name, run): (&RunnerName, &super::host::RunDir)| {
             (run.disk == Disk::Forked).then(|| (name.clone(), run.used))

@@ -100,7 +100,7 @@ impl World {
             Work::CheckSnapshot(machine) => self.check_snapshot(machine),
             Work::BuildSnapshot(machine) => self.build_snapshot(machine),
             Work::CancelSnapshot(machine) => {
-                if let Some(build) = self.host.snapshots[machine].building {
+                if let Some((build, _)) = self.host.snapshots[machine].building {
                     let delay = self.random.spread(10, 5 * SECOND);
                     self.after(delay, Action::SnapshotBuilt(machine, build));
                 }
@@ -300,7 +300,7 @@ impl World {
 
     fn build_snapshot(&mut self, machine: usize) {
         let number = self.host.number();
-        self.host.snapshots[machine].building = Some(number);
+        self.host.snapshots[machine].building = Some((number, self.now));
         if self.strikes(self.plan.faults.build_hangs) {
             return;
         }
@@ -310,7 +310,7 @@ impl World {
 
     /// A snapshot is built, or its build is given up.
     pub(super) fn build_ends(&mut self, machine: usize, build: u64) -> Result<(), Broken> {
-        if self.host.snapshots[machine].building != Some(build) {
+        if self.host.snapshots[machine].building.is_none_or(|(number, _)| number != build) {
             return Ok(());
         }
         self.host.snapshots[machine].building = None;

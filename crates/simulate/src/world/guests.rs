@@ -146,10 +146,15 @@ impl World {
                 self.guest_ends(runner, reason);
             }
             GuestStep::ShutsDown => {
-                let panics = self.strikes(0.02);
-                let reason =
-                    if panics { EndReason::GuestPanicked } else { EndReason::GuestShutdown };
-                self.guest_ends(runner, reason);
+                let reasons = [
+                    EndReason::GuestPanicked,
+                    EndReason::GuestReset,
+                    EndReason::IoError,
+                    EndReason::QemuFailed,
+                ];
+                let fails = self.strikes(0.05);
+                let reason = *self.random.pick(&reasons);
+                self.guest_ends(runner, if fails { reason } else { EndReason::GuestShutdown });
             }
             GuestStep::BootTimeout => {
                 if !guest.ready {

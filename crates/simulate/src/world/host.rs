@@ -119,8 +119,8 @@ impl Images {
 pub struct TrueSnapshot {
     /// The image that it was made of.
     pub of: Option<ImageRef>,
-    /// The build under way, by its number.
-    pub building: Option<u64>,
+    /// The build under way, by its number, and when it began.
+    pub building: Option<(u64, u64)>,
 }
 
 /// The host.

@@ -216,6 +216,13 @@ impl World {
         if self.strikes(self.plan.faults.job_ends_guest) {
             let at = self.random.between(0, takes);
             let step = GuestStep::EndsAnyhow;
+            // Some jobs leave their token long before they are over.
+            if self.random.chance(0.5)
+                && let Some(persist) = self.github.jobs.get(&id).map(|job| job.persist)
+                && let Some(run) = self.host.runs.get_mut(runner)
+            {
+                run.persist = persist;
+            }
             self.after(at, Action::Guest(runner.clone(), guest, step));
         }
         self.after(takes, Action::Complete(id, runner.clone(), guest));

@@ -1,0 +1,65 @@
+//! Jobs are served as soon as they can be.
+
+use forrest_core::Core;
+use forrest_core::jobs::Phase;
+use forrest_core::view::Waiting;
+
+use crate::plan::MINUTE;
+use crate::world::World;
+
+use super::Broken;
+use super::fairness::ready;
+
+/// How often in a row, once a minute, a machine type may be found waiting for nothing: what the host
+/// knows, the daemon hears a little later.
+const IDLE_MAX: u32 = 5;
+
+impl World {
+    /// Whether a job waits although there is room for a run and nothing speaks against one.
+    pub(super) fn judge_idleness(&mut self, core: &Core) -> Result<(), Broken> {
+        for place in 0..self.plan.machines.len() {
+            let idle = self.waits_for_nothing(core, place);
+            let minutes = &mut self.checker.idle[place];
+            *minutes = if idle { *minutes + 1 } else { 0 };
+            if *minutes > IDLE_MAX {
+                let machine = &self.plan.machines[place].name;
+                return Err(Broken(format!("jobs for {machine} wait although there is room")));
+            }
+        }
+        Ok(())
+    }
+
+    fn waits_for_nothing(&self, core: &Core, place: usize) -> bool {
+        let machine = &self.plan.machines[place].name;
+        if !core.policy().machines.contains_key(machine) {
+            return false;
+        }
+        // Runs that a queued job can still get, by what they are called.
+        let supply = core.runs().iter().filter(|run| run.machine == *machine);
+        let coming = ["preparing", "starting", "booting", "idle"];
+        let supply = supply.filter(|run| coming.contains(&run.state_name())).count();
+        let Some((since, _)) = ready(core, machine).nth(supply) else { return false };
+        let reserved = core.view(self.wall()).machines.into_iter().any(|view| {
+            view.name == *machine && matches!(view.waiting, Some(Waiting::OlderJob { .. }))
+        });
+        since.0 + 5 * MINUTE <= self.wall().0
+            && !reserved
+            && self.judge_limits(machine).is_ok()
+            && self.judge_capacity(place, "a run").is_ok()
+            && !self.is_excused(core, machine)
+    }
+
+    /// A job that the daemon was told is over stays over.
+    pub(super) fn judge_end(&mut self, core: &Core) -> Result<(), Broken> {
+        let Some(job) = self.checker.told.take() else { return Ok(()) };
+        if !self.checker.concluded.contains_key(&job) {
+            return Ok(());
+        }
+        match core.jobs().get(job).filter(|entry| entry.phase != Phase::Done) {
+            Some(entry) => {
+                Err(Broken(format!("job {job} is over, but counts as {:?}", entry.phase)))
+            }
+            None => Ok(()),
+        }
+    }
+}
