@@ -2,13 +2,13 @@
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use forrest_core::model::{Bytes, MachineTypeName, RunnerName};
 use forrest_images::{Driver, Store, StoreOptions};
+use forrest_testbed::Xfs;
 
 use crate::Place;
 use crate::figures::{Figures, percentile};
@@ -18,6 +18,8 @@ const FORKS: u8 = 20;
 /// Data in each image, in pieces spread over it.
 const PIECES: u64 = 64;
 const PIECE_LEN: usize = 1 << 20;
+/// Size of the file system for reflinks: it holds one image after the other.
+const XFS_GIB: u64 = 8;
 
 /// Forks images of 1, 10 and 50 GB, by reflink on XFS and as qcow2 overlay where Forrest is built.
 ///
@@ -26,10 +28,10 @@ const PIECE_LEN: usize = 1 << 20;
 pub fn measure(place: &Place, figures: &mut Figures) -> Result<()> {
     println!("Forks ...");
     let scratch = place.scratch("forks")?;
-    match Xfs::mount(&scratch) {
+    match Xfs::mount(&scratch, XFS_GIB) {
         Ok(xfs) => {
             for gib in [1, 10, 50] {
-                let ms = forks(&xfs.mounted, Driver::Reflink, gib)?;
+                let ms = forks(xfs.path(), Driver::Reflink, gib)?;
                 figures.add(&format!("fork_reflink_{gib}g_ms"), ms);
             }
         }
@@ -76,35 +78,5 @@ fn make_image(path: &Path, gib: u64) -> Result<()> {
         file.write_all(&piece)?;
     }
     file.sync_all()?;
-    Ok(())
-}
-
-/// An XFS in a file, mounted for as long as it is kept.
-struct Xfs {
-    mounted: PathBuf,
-}
-
-impl Xfs {
-    fn mount(scratch: &Path) -> Result<Self> {
-        let (image, mounted) = (scratch.join("xfs.img"), scratch.join("xfs"));
-        File::create(&image)?.set_len(8 << 30)?;
-        std::fs::create_dir_all(&mounted)?;
-        must(Command::new("mkfs.xfs").arg("-q").arg(&image))?;
-        must(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&mounted))?;
-        Ok(Self { mounted })
-    }
-}
-
-impl Drop for Xfs {
-    fn drop(&mut self) {
-        if let Err(error) = must(Command::new("umount").arg(&self.mounted)) {
-            eprintln!("{} is still mounted: {error:#}", self.mounted.display());
-        }
-    }
-}
-
-fn must(command: &mut Command) -> Result<()> {
-    let output = command.output().with_context(|| format!("could not run {command:?}"))?;
-    ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     Ok(())
 }

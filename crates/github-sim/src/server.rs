@@ -18,7 +18,7 @@ use tokio::sync::Semaphore;
 
 use crate::api::{self, Body, JSON, Reply, Request, Treatment};
 use crate::control;
-use crate::runner::Session;
+use crate::runner::{Session, secret_of};
 use crate::shared::Shared;
 
 /// The most connections at a time; more wait to be accepted.
@@ -112,15 +112,15 @@ fn session(
     mut request: hyper::Request<Incoming>,
 ) -> Reply {
     let upgrade = request.headers().get("upgrade").is_some_and(|name| name == "sim-runner");
-    let secret = request
+    let config = request
         .headers()
         .get("authorization")
         .and_then(|value| value.to_str().ok())
         .and_then(|value| value.strip_prefix("Bearer "));
-    let (true, Some(secret)) = (upgrade, secret) else {
+    let (true, Some(config)) = (upgrade, config) else {
         return Reply::error(StatusCode::BAD_REQUEST, "This is for the stand-in runner");
     };
-    let session = match Session::open(shared, secret) {
+    let session = match secret_of(config).and_then(|secret| Session::open(shared, &secret)) {
         Ok(session) => session,
         Err(crate::SimError::RunnerConnected(_)) => {
             return Reply::error(StatusCode::CONFLICT, "A session for this runner already exists");

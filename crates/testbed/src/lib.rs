@@ -5,6 +5,7 @@
 
 mod config;
 mod daemon;
+mod xfs;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -20,6 +21,7 @@ use github_sim::{AppSpec, Sim, SimConfig, WorkflowIds};
 
 pub use config::{MachinePlan, Plan};
 pub use daemon::Daemon;
+pub use xfs::Xfs;
 
 /// The secret that signs the testbed's webhooks.
 pub const WEBHOOK_SECRET: &str = "webhook-secret-of-the-testbed";

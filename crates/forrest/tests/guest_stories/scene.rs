@@ -3,10 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use forrest_testbed::{MachinePlan, Plan, Testbed};
+use forrest_testbed::{MachinePlan, Plan, Testbed, Xfs};
 
 /// How long a guest's whole life may take, emulated on a busy machine.
 pub const GUEST_LIFE: Duration = Duration::from_secs(6 * 60);
+
+/// Size of the file system of a story that needs one of its own.
+const XFS_GIB: u64 = 16;
 
 /// The repository's root.
 pub fn root() -> PathBuf {
@@ -17,6 +20,7 @@ pub fn root() -> PathBuf {
 pub fn plan(story: &str) -> Option<Plan> {
     let dir = root().join("target/stories").join(story);
     if dir.exists() {
+        Xfs::unmount_left(&dir);
         std::fs::remove_dir_all(&dir).expect("the story's directory can be emptied");
     }
     let plan = Plan::new(&root(), &dir, Path::new(env!("CARGO_BIN_EXE_forrest")));
@@ -27,6 +31,22 @@ pub fn plan(story: &str) -> Option<Plan> {
     assert!(std::env::var_os("CI").is_none(), "{missing}");
     eprintln!("NOT TESTED: {missing}");
     None
+}
+
+/// The same on an XFS, where disks are reflinks; it has to be kept until the story is over.
+pub fn plan_on_xfs(story: &str) -> Option<(Plan, Xfs)> {
+    let mut plan = plan(story)?;
+    match Xfs::mount(&plan.dir, XFS_GIB) {
+        Ok(xfs) => {
+            plan.dir = xfs.path().to_owned();
+            Some((plan, xfs))
+        }
+        Err(error) => {
+            assert!(std::env::var_os("CI").is_none(), "{error:#}");
+            eprintln!("NOT TESTED: {error:#}");
+            None
+        }
+    }
 }
 
 /// A story with machine types that start from the Debian image.

@@ -13,7 +13,7 @@ use forrest_daemon::control::Status;
 use forrest_testbed::{KEEP_DISK, MachinePlan, Plan, QueuedJob, Testbed};
 use github_sim::model::JobId;
 
-use crate::scene::{GUEST_LIFE, assert_clean, plan, root};
+use crate::scene::{GUEST_LIFE, assert_clean, plan, plan_on_xfs, root};
 
 const BUILD: &str = "acme/widgets/build";
 /// Clones that are made at once.
@@ -235,10 +235,11 @@ fn copy_tree(from: &Path, to: &Path) {
 }
 
 /// A job leaves a disk behind whose guest resets as soon as it boots. Building the snapshot finds that out
-/// before a job does: the generation is taken out of use, and the one before it is current again.
+/// before a job does: the generation is taken out of use, and the one before it is current again. On an XFS,
+/// so that it shows snapshots whose disks are reflinks, too.
 #[tokio::test]
 async fn a_generation_that_does_not_boot_never_meets_a_job() {
-    let Some(plan) = plan("broken-generation") else { return };
+    let Some((plan, _xfs)) = plan_on_xfs("broken-generation") else { return };
     let testbed = with_snapshot(plan, &[]).await;
     let (good, _) =
         ran(&testbed, "good", &["echo good | sudo tee /etc/forrest-story", KEEP_DISK]).await;

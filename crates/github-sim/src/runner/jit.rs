@@ -9,8 +9,8 @@ use crate::model::{Runner, World};
 
 /// A JIT config as GitHub's are: base64 of a JSON map from file names to base64 contents.
 ///
-/// `.runner` comes first and begins with what the stand-in needs, so that it need not decode the
-/// rest: hence the JSON by hand, as maps sort their keys.
+/// `.stand-in`, which GitHub's have not, comes first: the simulator's address in a line, so that the
+/// stand-in need not decode the rest. Hence the JSON by hand, as maps sort their keys.
 pub(crate) fn jit_config(world: &World, runner: &Runner, work_folder: &str) -> String {
     let text = |text: &str| Value::from(text).to_string();
     let repo = world.repositories.get(&runner.repository);
@@ -28,6 +28,8 @@ pub(crate) fn jit_config(world: &World, runner: &Runner, work_folder: &str) -> S
         text(&html),
         text(work_folder),
     );
+    let address = &world.settings.runner_url;
+    let address = address.strip_prefix("http://").unwrap_or(address);
     let credentials = json!({
         "scheme": "OAuth",
         "data": {"clientId": runner.id.to_string(), "requireFipsCryptography": "True"},
@@ -35,7 +37,8 @@ pub(crate) fn jit_config(world: &World, runner: &Runner, work_folder: &str) -> S
     // The real one has an RSA key here; the stand-in has its token.
     let parameters = json!({"exponent": "AQAB", "modulus": STANDARD.encode([1; 256])});
     let map = format!(
-        r#"{{".runner":"{}",".credentials":"{}",".credentials_rsaparams":"{}"}}"#,
+        r#"{{".stand-in":"{}",".runner":"{}",".credentials":"{}",".credentials_rsaparams":"{}"}}"#,
+        STANDARD.encode(format!("{address}\n")),
         STANDARD.encode(own),
         STANDARD.encode(credentials.to_string()),
         STANDARD.encode(parameters.to_string()),

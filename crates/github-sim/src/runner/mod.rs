@@ -11,6 +11,6 @@ mod tarball;
 pub use stand_in::VirtualRunner;
 pub use tarball::{RUNNER_VERSION, Tarball, runner_tarball, tarball_name};
 
-pub(crate) use jit::jit_config;
+pub(crate) use jit::{jit_config, secret_of};
 pub(crate) use session::Session;
 pub(crate) use tarball::{ARCHITECTURES, run_sh};

@@ -46,43 +46,36 @@ sim_say() {
   TZ=UTC0 printf '%(%Y-%m-%d %H:%M:%SZ)T: %s\n' -1 "$1"
 }
 
-# Decodes base64 ($1) into REPLY, but no further than until the result matches the pattern $2.
+# Decodes base64 ($1) into REPLY, but no further than until the result matches the pattern $2. In a guest that
+# was just restored from a snapshot, a group of four characters takes a millisecond or two.
 sim_decode() {
-  local -A value
   local alphabet=ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/
-  local text=$1 part octets i j v
-  for ((i = 0; i < 64; i++)); do value[${alphabet:i:1}]=$i; done
-  value[=]=0
+  local text=$1 a b c d i v
   REPLY=
-  for ((i = 0; i < ${#text}; i += 64)); do
-    part=${text:i:64} octets=
-    for ((j = 0; j + 3 < ${#part}; j += 4)); do
-      ((v = ${value[${part:j:1}]:-0} << 18 | ${value[${part:j+1:1}]:-0} << 12
-          | ${value[${part:j+2:1}]:-0} << 6 | ${value[${part:j+3:1}]:-0}))
-      printf -v octets '%s\\x%02x\\x%02x\\x%02x' "$octets" \
-        $((v >> 16)) $((v >> 8 & 255)) $((v & 255))
-    done
-    printf -v part '%b' "$octets"
-    REPLY+=$part
+  for ((i = 0; i + 3 < ${#text}; i += 4)); do
+    # A character's value is the length of what comes before it; "=" has none and counts as zero.
+    a=${alphabet%%"${text:i:1}"*} b=${alphabet%%"${text:i+1:1}"*}
+    c=${alphabet%%"${text:i+2:1}"*} d=${alphabet%%"${text:i+3:1}"*}
+    ((v = (${#a} & 63) << 18 | (${#b} & 63) << 12 | (${#c} & 63) << 6 | (${#d} & 63)))
+    printf -v a '\\x%02x\\x%02x\\x%02x' $((v >> 16)) $((v >> 8 & 255)) $((v & 255))
+    printf -v a '%b' "$a"
+    REPLY+=$a
     # shellcheck disable=SC2053 # a pattern is wanted
     [[ $REPLY == $2 ]] && return
   done
 }
 
-# The configuration is base64 of a JSON map from file names to base64; ".runner" comes first in it,
-# and what is wanted comes first in that.
-sim_decode "$sim_config" '{".runner":"*",*'
-sim_file=${REPLY#'{".runner":"'}
-sim_decode "${sim_file%%'"'*}" '{"ServerUrl":"*","Token":"*",*'
-sim_server=${REPLY#'{"ServerUrl":"http://'}
-sim_token=${sim_server#*'"Token":"'}
-sim_token=${sim_token%%'"'*}
-sim_server=${sim_server%%'"'*}
-if [[ $REPLY != '{"ServerUrl":"http://'*'","Token":"'* ]]; then
+# The configuration is base64 of a JSON map from file names to base64. The stand-in's own file, the simulator's
+# address, comes first in it, so that nothing else has to be decoded: who this runner is says the whole.
+sim_decode "$sim_config" '{".stand-in":"*",*'
+if [[ $REPLY != '{".stand-in":"'* ]]; then
   echo "run.sh (stand-in): this configuration is not of the simulator" >&2
   exit 1
 fi
-unset sim_config sim_file REPLY
+REPLY=${REPLY#'{".stand-in":"'}
+sim_decode "${REPLY%%'"'*}" $'*\n*'
+sim_server=${REPLY%%$'\n'*}
+unset REPLY
 sim_host=${sim_server%:*}
 sim_port=${sim_server##*:}
 sim_host=${sim_host#[} sim_host=${sim_host%]}
@@ -92,7 +85,7 @@ sim_connect() {
   local line status
   { exec {sim_io}<>"/dev/tcp/$sim_host/$sim_port"; } 2>/dev/null || return 1
   printf 'GET /_sim/runner/v1/session HTTP/1.1\r\nHost: %s\r\nUser-Agent: actions-runner-stand-in/%s\r\nAuthorization: Bearer %s\r\nConnection: Upgrade\r\nUpgrade: sim-runner\r\n\r\n' \
-    "$sim_server" "$sim_version" "$sim_token" >&"$sim_io"
+    "$sim_server" "$sim_version" "$sim_config" >&"$sim_io"
   IFS= read -r -u "$sim_io" line
   status=${line#* } status=${status%% *}
   while IFS= read -r -u "$sim_io" line && [[ $line != $'\r' ]]; do :; done

@@ -1,6 +1,6 @@
 //! A connection of a stand-in runner.
 //!
-//! The runner asks for `GET /_sim/runner/v1/session` with `Upgrade: sim-runner` and its secret. From
+//! The runner asks for `GET /_sim/runner/v1/session` with `Upgrade: sim-runner` and its JIT config. From
 //! then on the connection is the simulator's own protocol, which asks for no second program on the
 //! runner's side:
 //!
