@@ -41,6 +41,7 @@ impl Config {
             ("host.accel", host.accel != old_host.accel),
             ("host.webhook_listen", host.webhook_listen != old_host.webhook_listen),
             ("host.qemu", host.qemu != old_host.qemu),
+            ("host.vm_uids", host.vm_uids != old_host.vm_uids),
             ("github.app_id", github.app_id != old_github.app_id),
             ("github.jwt_key_file", github.jwt_key_file != old_github.jwt_key_file),
             ("github.api_url", github.api_url != old_github.api_url),

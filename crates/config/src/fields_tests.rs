@@ -108,6 +108,7 @@ fn the_tables_have_the_defaults_that_apply() {
     }
     assert_eq!(text("host.min_free_disk").parse(), Ok(defaults::MIN_FREE_DISK));
     assert_eq!(text("host.keep_runs").parse(), Ok(defaults::KEEP_RUNS));
+    assert_eq!(text("host.vm_uids").parse(), Ok(forrest_core::model::UidRange::DEFAULT));
     assert_eq!(text(&machine("keep_generations")).parse(), Ok(defaults::KEEP_GENERATIONS));
     assert_eq!(text("github.api_url"), defaults::API_URL);
 }
@@ -126,6 +127,7 @@ host:
   webhook_listen: 127.0.0.1:1
   max_overtake: 1m
   keep_runs: 1
+  vm_uids: 70000-70009
   qemu: q
   network: { filter: off }
 github:

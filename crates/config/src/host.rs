@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use forrest_core::model::Bytes;
+use forrest_core::model::{Bytes, UidRange};
 
 use crate::decode::{Decoder, Slot};
 use crate::defaults;
@@ -33,6 +33,8 @@ pub struct Host {
     pub keep_runs: u32,
     /// The QEMU program, an absolute path or a name to look up in `PATH`; `None`: the usual one.
     pub qemu: Option<PathBuf>,
+    /// The users that machines' QEMUs run as, one each.
+    pub vm_uids: UidRange,
     /// Whether the egress filter is on where a machine type does not say.
     pub network_filter: bool,
 }
@@ -87,6 +89,7 @@ pub(crate) fn decode(d: &mut Decoder<'_>, slot: &Slot, bases: &Bases) -> (Option
     let max_overtake = r.optional("max_overtake", |s| d.duration(s));
     let keep_runs = r.optional("keep_runs", |s| d.integer(s));
     let qemu = r.optional("qemu", |s| qemu(d, s));
+    let vm_uids = r.optional("vm_uids", |s| vm_uids(d, s));
     let filter = r.optional("network", |s| {
         let r = d.object(s, &HOST_NETWORK)?;
         r.optional("filter", |s| d.word(s).map(|word| word == "on"))
@@ -107,6 +110,7 @@ pub(crate) fn decode(d: &mut Decoder<'_>, slot: &Slot, bases: &Bases) -> (Option
             max_overtake: max_overtake?.unwrap_or(defaults::MAX_OVERTAKE),
             keep_runs: keep_runs?.unwrap_or(defaults::KEEP_RUNS),
             qemu: qemu?,
+            vm_uids: vm_uids?.unwrap_or(UidRange::DEFAULT),
             network_filter: filter?.flatten().unwrap_or(true),
         })
     };
@@ -146,4 +150,20 @@ fn qemu(d: &mut Decoder<'_>, slot: &Slot) -> Option<PathBuf> {
         return None;
     }
     Some(PathBuf::from(text))
+}
+
+fn vm_uids(d: &mut Decoder<'_>, slot: &Slot) -> Option<UidRange> {
+    let text = d.text(slot)?;
+    match text.parse() {
+        Ok(range) => Some(range),
+        Err(error) => {
+            let message = format!("{} is no range of users for machines: {error}", d.quote(slot));
+            let help = format!(
+                "write the first and the last of numbers that no user of this host has: {}",
+                UidRange::DEFAULT
+            );
+            d.bad(slot, message, help);
+            None
+        }
+    }
 }

@@ -110,6 +110,14 @@ pub(crate) static HOST: Object = Object {
             "The QEMU program: an absolute path, or a name that is looked up in PATH.",
         ),
         field(
+            "vm_uids",
+            Kind::Text { what: "FIRST-LAST" },
+            Default("1900000000-1900000999"),
+            Restart,
+            "The users that machines run as, one each, and the group of them all: the first number. \
+             Nobody and nothing else may have them.",
+        ),
+        field(
             "network",
             Kind::Object(&HOST_NETWORK),
             Absent("filter is on"),

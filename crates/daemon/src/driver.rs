@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::now;
+use crate::containment::log_unfiltered;
 use crate::executors::{Executors, RunContext};
 use crate::policy::policy;
 use crate::{startup, systemd};
@@ -156,6 +157,7 @@ impl Driver {
             Message::ConfigLoaded(config) => {
                 self.config = config;
                 self.executors.configure(&self.config);
+                log_unfiltered(&self.config);
                 let config = Arc::clone(&self.config);
                 self.tasks.spawn(self.executors.clone().prepare_base_images(config));
                 match startup::verifier(&self.config) {

@@ -12,6 +12,7 @@
 //! - `executors`: how each command is carried out.
 //! - `ingress`: how webhooks come in.
 //! - [`control`]: how `forrest status` and friends reach the daemon.
+//! - `containment`: what keeps guests inside on this host.
 //! - `adoption`: what an earlier daemon left behind.
 //! - `reload`: the configuration file is watched.
 //! - [`doctor`], [`inspect`]: what the command line looks at by itself, without a running daemon.
@@ -22,6 +23,7 @@
 
 mod adoption;
 mod clock;
+mod containment;
 pub mod control;
 pub mod doctor;
 pub mod driver;
@@ -36,6 +38,7 @@ mod reload;
 pub mod startup;
 mod systemd;
 
+pub use containment::filter_possible;
 pub use error::DaemonError;
 pub use forrest_vm::shim::{VERB as SHIM_VERB, main as shim_main};
 pub use startup::{Options, run};

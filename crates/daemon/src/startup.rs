@@ -17,6 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::clock::now;
+use crate::containment::{Containment, log_unfiltered};
 use crate::control::{self, DaemonStatus};
 use crate::driver::{Driver, INBOX_MAX};
 use crate::error::DaemonError;
@@ -53,6 +54,10 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     }
     let config = Arc::new(loaded.config);
     let host = host(&config, options.supervisor.clone()).await?;
+    for missing in host.containment.missing() {
+        tracing::warn!("{missing}");
+    }
+    log_unfiltered(&config);
     let store = Store::open(config.host.base_dir.resolve())?;
     let _lock = lock(store.base_dir())?;
     let github = github(&config)?;
@@ -132,6 +137,7 @@ async fn host(config: &Config, supervisor: PathBuf) -> Result<Host, DaemonError>
         cpu_model: cpu_model(),
         boot_id: boot_id.unwrap_or_default(),
         supervisor,
+        containment: Containment::find(config.host.vm_uids).await,
     })
 }
 
@@ -191,6 +197,7 @@ fn daemon_status(
         fork: store.driver().to_string(),
         accel: accel_name(host.accel).to_owned(),
         qemu: host.version.clone(),
+        uncontained: host.containment.missing(),
     }
 }
 

@@ -87,6 +87,11 @@ impl Plan {
         self.dir.join("base")
     }
 
+    /// Whether the plan itself says how guests are filtered.
+    pub(crate) fn sets_network(&self) -> bool {
+        self.host_lines.iter().any(|line| line.starts_with("network:"))
+    }
+
     /// The repositories of the machine types.
     pub(crate) fn repositories(&self) -> Vec<(&str, &str)> {
         let mut all: Vec<_> =
@@ -98,7 +103,9 @@ impl Plan {
 
     /// The configuration file's text. `sim_port` is where the simulator listens, `app_id` whom the
     /// daemon acts as.
-    pub(crate) fn config(&self, sim_port: u16, app_id: u64) -> String {
+    ///
+    /// `filtered`: whether guests are kept away from everything but the Internet and the simulator.
+    pub(crate) fn config(&self, sim_port: u16, app_id: u64, filtered: bool) -> String {
         let mut text = String::new();
         let mut line = |line: std::fmt::Arguments<'_>| {
             // Writing into a text does not fail.
@@ -113,6 +120,9 @@ impl Plan {
         }
         if !self.host_lines.iter().any(|line| line.starts_with("accel:")) {
             line(format_args!("  accel: {}", accel()));
+        }
+        if !filtered && !self.sets_network() {
+            line(format_args!("  network: {{ filter: off }}"));
         }
         line(format_args!("github:"));
         line(format_args!("  app_id: {app_id}"));
@@ -134,7 +144,7 @@ impl Plan {
                 (o, r) == (owner, repository)
             };
             for machine in self.machines.iter().filter(ours) {
-                self.machine(machine, sim_port, &mut line);
+                self.machine(machine, sim_port, filtered, &mut line);
             }
         }
         text
@@ -144,6 +154,7 @@ impl Plan {
         &self,
         machine: &MachinePlan,
         sim_port: u16,
+        filtered: bool,
         line: &mut impl FnMut(std::fmt::Arguments<'_>),
     ) {
         let tarball = runner_tarball();
@@ -166,6 +177,10 @@ impl Plan {
             if !has(field) {
                 line(format_args!("          {field}: {value}"));
             }
+        }
+        // The guests' way to the simulator, which listens on the host's loopback.
+        if filtered && !has("network") {
+            line(format_args!("          network: {{ allow: [\"127.0.0.1:{sim_port}\"] }}"));
         }
         for extra in &machine.lines {
             line(format_args!("          {extra}"));

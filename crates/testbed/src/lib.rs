@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use forrest_core::model::UidRange;
 use forrest_core::run::FinishedRun;
 use forrest_daemon::control::{Client, Status};
 use github_sim::model::{
@@ -78,7 +79,7 @@ impl Testbed {
         }
         let testbed = Self { sim, daemon: None, plan };
         write_private(&testbed.plan.dir.join("app-key.pem"), &app.private_key_pem)?;
-        let config = testbed.plan.config(port, app.id.0);
+        let config = testbed.plan.config(port, app.id.0, filtered(&testbed.plan).await);
         write_private(&testbed.config(), &config)?;
         Ok(testbed)
     }
@@ -199,6 +200,20 @@ impl Testbed {
             status.view.finished.iter().find(of_job).cloned()
         };
         self.wait(timeout, &format!("the end of job {job}"), wanted).await
+    }
+}
+
+/// Whether guests can be filtered, said aloud where not: Forrest never leaves that out by itself.
+async fn filtered(plan: &Plan) -> bool {
+    if plan.sets_network() {
+        return true;
+    }
+    match forrest_daemon::filter_possible(UidRange::DEFAULT).await {
+        Ok(()) => true,
+        Err(why) => {
+            eprintln!("NOT FILTERED: guests reach whatever this host reaches: {why}");
+            false
+        }
     }
 }
 

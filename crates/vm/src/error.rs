@@ -47,6 +47,9 @@ pub enum VmError {
         /// QEMU's description.
         reason: String,
     },
+    /// The guest cannot be kept inside.
+    #[error("{0}")]
+    NotContained(String),
     /// A peer took too long.
     #[error("{what} did not answer within {seconds} s")]
     Timeout {

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use forrest_core::model::{Bytes, MachineTypeName, RunnerName};
+use forrest_confine::Destination;
+use forrest_core::model::{Bytes, MachineTypeName, RunnerName, UidRange};
 use serde::{Deserialize, Serialize};
 
 use crate::VmError;
@@ -91,6 +92,19 @@ pub struct Disk {
     pub path: PathBuf,
     /// Its format.
     pub format: DiskFormat,
+    /// What an overlay is built on, the nearest file first, all of it: QEMU looks at no file name in
+    /// an image.
+    #[serde(default)]
+    pub backing: Vec<Layer>,
+}
+
+/// An image file below an overlay. Nobody writes to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layer {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its format.
+    pub format: DiskFormat,
 }
 
 /// The formats of disks that guests run on.
@@ -99,7 +113,7 @@ pub struct Disk {
 pub enum DiskFormat {
     /// The bytes as they are.
     Raw,
-    /// QEMU's own, for overlays. Its backing file is opened as its header says.
+    /// QEMU's own, for overlays.
     Qcow2,
 }
 
@@ -167,6 +181,18 @@ pub struct Network {
     /// No way out of the guest at all (QEMU's `restrict`).
     #[serde(default)]
     pub isolated: bool,
+    /// Keeps the guest away from the host and from private networks; `None`: it reaches whatever the
+    /// host reaches. Needs [`Confinement::uids`].
+    #[serde(default)]
+    pub filter: Option<EgressFilter>,
+}
+
+/// What the egress filter lets through besides the Internet and the host's name servers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EgressFilter {
+    /// Exceptions.
+    #[serde(default)]
+    pub allow: Vec<Destination>,
 }
 
 /// How QEMU itself is confined.
@@ -175,10 +201,11 @@ pub struct Confinement {
     /// Whether QEMU filters its own system calls. Off only where QEMU was built without that.
     #[serde(default = "yes")]
     pub sandbox: bool,
-    /// The user and group that QEMU runs as; `None`: those of the shim. The shim needs the privilege
-    /// to change users, and the run directory must be usable for that user.
+    /// QEMU runs as a user of this range that no other live VM has, and in the range's group; `None`:
+    /// as the user of the shim. The shim needs the privileges of
+    /// [`forrest_confine::privileges::FOR_USERS`].
     #[serde(default)]
-    pub run_as: Option<RunAs>,
+    pub uids: Option<UidRange>,
 }
 
 fn yes() -> bool {
@@ -187,17 +214,8 @@ fn yes() -> bool {
 
 impl Default for Confinement {
     fn default() -> Self {
-        Self { sandbox: true, run_as: None }
+        Self { sandbox: true, uids: None }
     }
-}
-
-/// A numeric user and group.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RunAs {
-    /// User id.
-    pub uid: u32,
-    /// Group id; QEMU is in no other group.
-    pub gid: u32,
 }
 
 /// A random UUID (RFC 9562, version 4).
@@ -285,6 +303,11 @@ impl RunSpec {
         if self.ram < RAM_MIN {
             return refuse(format!("it has {} of RAM; use at least {RAM_MIN}", self.ram));
         }
+        if self.network.filter.is_some() && self.confinement.uids.is_none() {
+            return refuse(
+                "it has an egress filter, which needs a user of its own for QEMU".to_owned(),
+            );
+        }
         self.validate_shared()
     }
 
@@ -365,7 +388,7 @@ pub(crate) mod tests {
             accel: Accel::Tcg,
             cpus: 2,
             ram: Bytes::gib(1),
-            disk: Disk { path: "disk.img".into(), format: DiskFormat::Raw },
+            disk: Disk { path: "disk.img".into(), format: DiskFormat::Raw, backing: Vec::new() },
             cloud_init: "cloud-init.img".into(),
             job_config: "job-config.img".into(),
             shared: Vec::new(),

@@ -14,7 +14,7 @@ use fixture::{Run, until};
 use forrest_core::model::Bytes;
 use forrest_vm::protocol::Happened;
 use forrest_vm::run_dir::files;
-use forrest_vm::spec::{Boot, Disk, DiskFormat, SharedDir};
+use forrest_vm::spec::{Boot, Disk, DiskFormat, Layer, SharedDir};
 use forrest_vm::{EndReason, Outcome, snapshot};
 
 const RAM: Bytes = Bytes::mib(768);
@@ -107,11 +107,34 @@ fn overlay(backing: &Path, format: &str, disk: &Path) {
     must(create.args(["create", "-q", "-f", "qcow2", "-F", format, "-b"]).arg(backing).arg(disk));
 }
 
+/// All files that an overlay of this disk is built on.
+fn below(backing: &Path, format: &str) -> Vec<Layer> {
+    let output = Command::new("qemu-img")
+        .args(["info", "--output=json", "--force-share", "--backing-chain", "-f", format])
+        .arg(backing)
+        .output()
+        .expect("qemu-img runs");
+    assert!(output.status.success(), "{output:?}");
+    let chain: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let layer = |image: &serde_json::Value| Layer {
+        path: image["filename"].as_str().expect("a name").into(),
+        format: match image["format"].as_str() {
+            Some("qcow2") => DiskFormat::Qcow2,
+            _ => DiskFormat::Raw,
+        },
+    };
+    chain.as_array().expect("a list").iter().map(layer).collect()
+}
+
 /// A run on an overlay of this disk, with an empty job config.
 fn guest(stock: &Stock, backing: &Path, format: &str) -> Run {
     let mut run = Run::of_disk(stock.qemu.clone(), RAM);
     overlay(backing, format, &run.dir.join(files::DISK));
-    run.spec.disk = Disk { path: files::DISK.into(), format: DiskFormat::Qcow2 };
+    run.spec.disk = Disk {
+        path: files::DISK.into(),
+        format: DiskFormat::Qcow2,
+        backing: below(backing, format),
+    };
     run.spec.cpus = 2;
     run.spec.boot_timeout_ms = BOOT_TIMEOUT_MS;
     cloud_init(stock, &run.dir.join(files::CLOUD_INIT));

@@ -10,6 +10,7 @@ mod label;
 mod machine;
 mod name;
 mod time;
+mod uids;
 
 pub use bytes::{Bytes, ParseBytesError};
 pub use image::{Generation, ImageRef, StartImage};
@@ -18,3 +19,4 @@ pub use label::{Label, Labels};
 pub use machine::{MachineType, UseBase};
 pub use name::{MachineTypeName, NameError, Repository, RunnerName};
 pub use time::Timestamp;
+pub use uids::{UidRange, UidRangeError};

@@ -59,6 +59,9 @@ pub struct DaemonStatus {
     pub accel: String,
     /// QEMU's version.
     pub qemu: String,
+    /// What keeps guests inside elsewhere and does not here, in words.
+    #[serde(default)]
+    pub uncontained: Vec<String>,
 }
 
 /// A snapshot's files.

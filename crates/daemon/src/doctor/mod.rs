@@ -5,11 +5,13 @@
 //!
 //! - `config`: the file itself and the files that it names.
 //! - `host`: hardware virtualisation, QEMU, RAM, CPUs.
+//! - `containment`: what keeps guests inside.
 //! - `storage`: the base directory and its file system, images.
 //! - `running`: sockets, and the daemon that may be serving already.
 //! - `github`: the App, its installations, the clock. The only part that needs a network.
 
 mod config;
+mod containment;
 mod github;
 mod host;
 mod running;
@@ -95,6 +97,7 @@ pub async fn examine(config: &Path, options: Options) -> Vec<Finding> {
     let loaded = config::examine(config, &mut findings);
     let config = loaded.as_ref();
     host::examine(config, &mut findings).await;
+    containment::examine(config, &mut findings).await;
     if let Some(config) = config {
         storage::examine(config, &mut findings);
         running::examine(config, &mut findings).await;

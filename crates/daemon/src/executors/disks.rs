@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use forrest_config::{Base, Config, Machine};
+use forrest_config::{Base, Config, Destination, Machine};
 use forrest_core::RunEvent;
 use forrest_core::event::{Persist, Trouble};
 use forrest_core::image_choice::choose_start_image;
@@ -15,8 +15,8 @@ use forrest_images::readback::{self, ReadBack};
 use forrest_images::template::{Part, Replacements, RunValues, Template};
 use forrest_images::{DiskFormat, ImageError, Origin, RunDir, RunDisk, Store};
 use forrest_vm::spec::{
-    Boot, Confinement, Disk, DiskFormat as VmDiskFormat, FORMAT, GuestUuid, Network, RunSpec,
-    SharedDir,
+    Boot, Confinement, Disk, DiskFormat as VmDiskFormat, EgressFilter, FORMAT, GuestUuid, Layer,
+    Network, RunSpec, SharedDir,
 };
 use secrecy::SecretString;
 
@@ -60,9 +60,12 @@ impl Executors {
     /// Makes the run's directory with its record, once. Nothing is asked of GitHub before that: whatever
     /// happens to this daemon, the next one finds the run's name and removes its runner.
     pub(super) async fn begin(&self, run: &Arc<RunContext>) -> Result<(), String> {
-        let made = run.begun.get_or_init(|| {
+        let made = run.begun.get_or_init(|| async {
+            if settings(run)?.network.filter {
+                self.host.containment.filter().await?;
+            }
             let (store, run) = (self.store.clone(), Arc::clone(run));
-            blocking(move || begin(&store, &run))
+            blocking(move || begin(&store, &run)).await
         });
         made.await.clone()
     }
@@ -377,10 +380,12 @@ pub(super) fn spec(
         ram: settings.ram,
         disk: Disk {
             path: disk.path,
-            format: match disk.format {
-                DiskFormat::Raw => VmDiskFormat::Raw,
-                DiskFormat::Qcow2 => VmDiskFormat::Qcow2,
-            },
+            format: vm_format(disk.format),
+            backing: disk
+                .backing
+                .into_iter()
+                .map(|below| Layer { path: below.path, format: vm_format(below.format) })
+                .collect(),
         },
         cloud_init: dir.cloud_init(),
         job_config: dir.job_config(),
@@ -395,10 +400,27 @@ pub(super) fn spec(
             .collect(),
         boot,
         boot_timeout_ms,
-        network: Network::default(),
-        confinement: Confinement::default(),
+        network: Network {
+            isolated: false,
+            filter: settings.network.filter.then(|| EgressFilter {
+                allow: settings.network.allow.iter().map(destination).collect(),
+            }),
+        },
+        confinement: Confinement { uids: host.containment.uids(), ..Confinement::default() },
         record: serde_json::Value::Null,
     })
+}
+
+fn vm_format(format: DiskFormat) -> VmDiskFormat {
+    match format {
+        DiskFormat::Raw => VmDiskFormat::Raw,
+        DiskFormat::Qcow2 => VmDiskFormat::Qcow2,
+    }
+}
+
+fn destination(allowed: &Destination) -> forrest_confine::Destination {
+    let (address, prefix, port) = (allowed.address(), allowed.prefix(), allowed.port());
+    forrest_confine::Destination { address, prefix, port }
 }
 
 fn read_back(run: &RunContext) -> Persist {

@@ -24,6 +24,7 @@ use forrest_vm::spec::Accel;
 use secrecy::SecretString;
 use tokio::sync::{OnceCell, Semaphore};
 
+use crate::containment::Containment;
 use crate::driver::{Inbox, Message};
 
 pub(crate) use disks::{disk_exists, is_forgotten};
@@ -51,6 +52,8 @@ pub struct Host {
     pub boot_id: String,
     /// The program that supervises a virtual machine: Forrest itself.
     pub supervisor: PathBuf,
+    /// What keeps guests inside.
+    pub(crate) containment: Containment,
 }
 
 /// What one run was created with.

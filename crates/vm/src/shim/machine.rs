@@ -60,6 +60,8 @@ pub(crate) enum Input {
     /// The guest's CPUs run.
     BroughtUp,
     BringUpFailed(String),
+    /// The guest cannot be kept inside (any more).
+    NotContained(String),
     Event(QmpEvent),
     MonitorClosed,
     /// The answer to [`Action::QueryRunState`].
@@ -194,6 +196,7 @@ impl Machine {
             }
             Input::BroughtUp => self.brought_up(now),
             Input::BringUpFailed(reason) => self.bring_up_failed(now, reason),
+            Input::NotContained(reason) => self.end(now, EndReason::QemuFailed, false, &reason),
             Input::Event(event) => self.event(now, event),
             Input::MonitorClosed => self.monitor_closed(now),
             Input::RunState(state) => self.run_state(now, &state),

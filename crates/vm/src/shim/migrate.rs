@@ -3,21 +3,20 @@
 //!
 //! Needs QEMU 8.2 for `file` channels.
 
-use std::path::Path;
-
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::VmError;
+use crate::argv::state_file;
 use crate::qmp::Qmp;
 
 /// The status of the migration that is under way, as QEMU last reported it.
 pub(crate) type Status = watch::Receiver<String>;
 
-fn channels(state: &Path) -> Value {
+fn channels() -> Value {
     json!({ "channels": [{
         "channel-type": "main",
-        "addr": { "transport": "file", "filename": state.to_string_lossy(), "offset": 0 },
+        "addr": { "transport": "file", "filename": state_file(), "offset": 0 },
     }] })
 }
 
@@ -38,16 +37,16 @@ async fn completed(status: &mut Status) -> Result<(), VmError> {
 }
 
 /// Stops the guest and saves its devices.
-pub(crate) async fn save(qmp: &Qmp, mut status: Status, state: &Path) -> Result<(), VmError> {
+pub(crate) async fn save(qmp: &Qmp, mut status: Status) -> Result<(), VmError> {
     qmp.execute("stop", json!({})).await?;
     prepare(qmp).await?;
-    qmp.execute("migrate", channels(state)).await?;
+    qmp.execute("migrate", channels()).await?;
     completed(&mut status).await
 }
 
 /// Loads devices into a QEMU that waits for them.
-pub(crate) async fn load(qmp: &Qmp, mut status: Status, state: &Path) -> Result<(), VmError> {
+pub(crate) async fn load(qmp: &Qmp, mut status: Status) -> Result<(), VmError> {
     prepare(qmp).await?;
-    qmp.execute("migrate-incoming", channels(state)).await?;
+    qmp.execute("migrate-incoming", channels()).await?;
     completed(&mut status).await
 }

@@ -5,7 +5,9 @@
 //!
 //! - `machine`: what to do when what happens; pure.
 //! - `supervise`: the loop around it, and all of its I/O.
-//! - `process`: QEMU's process and its bond to the shim.
+//! - `handover`: what QEMU is handed open: its files and sockets.
+//! - `process`: QEMU's process, what it gives up, and its bond to the shim.
+//! - `containment`: the user that QEMU runs as, and the egress filter.
 //! - `migrate`: saving and loading templates.
 //! - `settle`: waiting until a guest has nothing to do.
 //! - `control`: the socket.
@@ -15,8 +17,10 @@
 //! The binary has to hand `argv[1] == `[`VERB`] to [`main`] before it does anything else: no threads,
 //! no logging, no runtime, for the shim lives as long as its VM and has to stay small.
 
+mod containment;
 mod control;
 pub mod guest_port;
+mod handover;
 mod journal;
 pub mod machine;
 mod migrate;
@@ -25,9 +29,11 @@ mod settle;
 mod supervise;
 
 use std::ffi::OsString;
+use std::fs::Permissions;
 use std::io::Write;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
 use std::process::ExitCode;
@@ -110,6 +116,11 @@ fn announce() {
     if let Ok(address) = address {
         let _ = socket.send_to_addr(b"READY=1", &address);
     }
+}
+
+/// Mode 0600. The shim's umask has kept others out from the beginning.
+fn make_private(path: &Path) -> std::io::Result<()> {
+    std::fs::set_permissions(path, Permissions::from_mode(0o600))
 }
 
 /// Now, by the host's clock.

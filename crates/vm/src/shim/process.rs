@@ -1,32 +1,46 @@
-//! The QEMU process: how it is started so that it cannot outlive its shim.
+//! The QEMU process: how it is started so that it cannot outlive its shim, nor do what it need not.
 //!
 //! The shim starts itself once more, as `forrest shim --exec-qemu …`; that process gives up what QEMU
-//! must not have, asks the kernel to be killed when its parent dies, and becomes QEMU.
+//! must not have, asks the kernel to be killed when its parent dies, and becomes QEMU:
+//!
+//! 1. a template's RAM becomes readable for QEMU's group. QEMU opens it with a plain `open`, which asks
+//!    for the file's permissions even if the file is handed over open. Nobody of that group can reach
+//!    the file by its name, for the directories above it are Forrest's alone;
+//! 2. no capability is left in the bounding set;
+//! 3. it becomes the VM's user, in the VMs' group and no other, but for the group of `/dev/kvm`;
+//! 4. no capabilities, no new privileges, no core dumps;
+//! 5. the bond to the shim.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io;
-use std::os::fd::AsRawFd;
-use std::os::unix::net::UnixStream as StdUnixStream;
+use std::os::fd::RawFd;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 
-use rustix::io::{FdFlags, fcntl_setfd};
+use forrest_confine::Claim;
+use rustix::fs::{Mode, fchmod, fchown};
+use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use rustix::process::{
     Pid, Resource, Rlimit, Signal, getppid, set_parent_process_death_signal, setrlimit,
 };
-use rustix::thread::{Gid, Uid};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, Gid, Uid, clear_ambient_capability_set,
+    remove_capability_from_bounding_set, set_capabilities,
+};
+use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
 use tokio::process::{Child, ChildStderr, Command};
 
+use super::handover::Handover;
 use crate::VmError;
-use crate::argv::{Wiring, qemu_args};
+use crate::argv::qemu_args;
 use crate::outcome::QemuExit;
-use crate::spec::RunSpec;
+use crate::spec::{Accel, Boot, RunSpec};
 
 /// Becomes QEMU; see [`exec_qemu`].
 pub(crate) const EXEC_FLAG: &str = "--exec-qemu";
-/// Stands for "the user that the shim runs as".
-const SAME_USER: &str = "-";
 
 /// A started QEMU and the shim's ends of its sockets.
 pub(crate) struct Qemu {
@@ -37,43 +51,73 @@ pub(crate) struct Qemu {
     pub(crate) guest: UnixStream,
 }
 
-/// Starts QEMU in the working directory, stopped.
-pub(crate) fn start(spec: &RunSpec) -> Result<Qemu, VmError> {
+/// How the process is to become QEMU.
+#[derive(Debug, Serialize, Deserialize)]
+struct Launch {
+    /// The shim.
+    parent: u32,
+    /// Whom to become.
+    user: Option<User>,
+    /// A template's RAM, and the permissions that QEMU needs of it.
+    ram: Option<(RawFd, u32)>,
+    qemu: PathBuf,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct User {
+    uid: u32,
+    gid: u32,
+    /// Further groups.
+    groups: Vec<u32>,
+}
+
+/// Starts QEMU, stopped. It runs as the claimed user, who stays claimed as long as it lives.
+pub(crate) fn start(spec: &RunSpec, claim: Option<&Claim>) -> Result<Qemu, VmError> {
     let failed =
         |err: io::Error| VmError::Program { program: spec.qemu.clone(), reason: err.to_string() };
-    let (monitor, qemu_monitor) = inheritable_pair().map_err(failed)?;
-    let (console, qemu_console) = inheritable_pair().map_err(failed)?;
-    let (guest, qemu_guest) = inheritable_pair().map_err(failed)?;
-    let wiring = Wiring {
-        qmp: qemu_monitor.as_raw_fd(),
-        console: qemu_console.as_raw_fd(),
-        guest: qemu_guest.as_raw_fd(),
+    let handover = Handover::open(spec)?;
+    let ram_mode = match spec.boot {
+        Boot::Cold => None,
+        Boot::Template { .. } => Some(0o660),
+        Boot::Restored { .. } => Some(0o640),
     };
+    let launch = Launch {
+        parent: std::process::id(),
+        user: claim.map(|claim| user(spec, claim)),
+        ram: handover.wiring.ram.zip(ram_mode),
+        qemu: spec.qemu.clone(),
+    };
+    let launch = serde_json::to_string(&launch).map_err(|err| failed(err.into()))?;
     // This very program, even when its file has been replaced by a newer version meanwhile.
     let mut command = Command::new("/proc/self/exe");
-    command.arg(super::VERB).arg(EXEC_FLAG).arg(std::process::id().to_string());
-    match spec.confinement.run_as {
-        Some(user) => command.arg(user.uid.to_string()).arg(user.gid.to_string()),
-        None => command.arg(SAME_USER).arg(SAME_USER),
-    };
     command
-        .arg(&spec.qemu)
-        .args(qemu_args(spec, wiring))
+        .arg(super::VERB)
+        .arg(EXEC_FLAG)
+        .arg(launch)
+        .args(qemu_args(spec, &handover.wiring))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .kill_on_drop(true);
-    let mut child = command.spawn().map_err(failed)?;
+    let inherited = |flags| claim.map_or(Ok(()), |claim| fcntl_setfd(claim.socket(), flags));
+    handover.for_child().map_err(failed)?;
+    inherited(FdFlags::empty()).map_err(|err| failed(err.into()))?;
+    let spawned = command.spawn().map_err(failed);
+    inherited(FdFlags::CLOEXEC).map_err(|err| failed(err.into()))?;
+    let (monitor, console, guest) = handover.taken();
+    let mut child = spawned?;
     let stderr = child.stderr.take();
     Ok(Qemu { child, stderr, monitor, console, guest })
 }
 
-/// The shim's end and QEMU's end, of which the latter survives `exec`.
-fn inheritable_pair() -> io::Result<(UnixStream, StdUnixStream)> {
-    let (ours, theirs) = StdUnixStream::pair()?;
-    ours.set_nonblocking(true)?;
-    fcntl_setfd(&theirs, FdFlags::empty())?;
-    Ok((UnixStream::from_std(ours)?, theirs))
+fn user(spec: &RunSpec, claim: &Claim) -> User {
+    let gid = spec.confinement.uids.map_or(claim.uid(), |range| range.group());
+    let kvm = match spec.accel {
+        Accel::Kvm => std::fs::metadata("/dev/kvm").map(|device| device.gid()).ok(),
+        Accel::Tcg => None,
+    };
+    // Root's group opens more than this device.
+    User { uid: claim.uid(), gid, groups: kvm.into_iter().filter(|gid| *gid != 0).collect() }
 }
 
 /// How a process ended, in the words of the outcome.
@@ -85,43 +129,82 @@ pub(crate) fn exit_of(status: ExitStatus) -> QemuExit {
     }
 }
 
-/// Becomes QEMU: `PARENT UID GID QEMU ARGUMENTS…`. Returns only the reason why not.
+/// Becomes QEMU: `LAUNCH ARGUMENTS…`. Returns only the reason why not.
 pub(crate) fn exec_qemu(mut args: impl Iterator<Item = OsString>) -> String {
-    let mut next = || args.next().unwrap_or_default();
-    let (parent, uid, gid, qemu) = (next(), next(), next(), next());
-    match confine(&parent, &uid, &gid) {
+    let launch = args.next().unwrap_or_default();
+    let launch: Launch = match serde_json::from_slice(launch.as_encoded_bytes()) {
+        Ok(launch) => launch,
+        Err(err) => return format!("could not read how to become QEMU: {err}"),
+    };
+    match confine(&launch) {
         Err(reason) => reason,
         Ok(()) => {
             let path = std::env::var_os("PATH").unwrap_or_default();
-            let error =
-                std::process::Command::new(&qemu).args(args).env_clear().env("PATH", path).exec();
-            format!("could not execute {}: {error}", qemu.display())
+            let error = std::process::Command::new(&launch.qemu)
+                .args(args)
+                .env_clear()
+                .env("PATH", path)
+                .exec();
+            format!("could not execute {}: {error}", launch.qemu.display())
         }
     }
 }
 
-fn confine(parent: &OsStr, uid: &OsStr, gid: &OsStr) -> Result<(), String> {
-    let number = |text: &OsStr| -> Result<u32, String> {
-        let number = text.to_str().and_then(|text| text.parse().ok());
-        number.ok_or_else(|| format!("{} is not a number", text.display()))
-    };
-    let failed =
-        |what: &'static str| move |err: rustix::io::Errno| format!("could not {what}: {err}");
-    if uid != SAME_USER {
-        let (uid, gid) = (Uid::from_raw(number(uid)?), Gid::from_raw(number(gid)?));
-        rustix::thread::set_thread_groups(&[]).map_err(failed("leave all groups"))?;
-        rustix::thread::set_thread_gid(gid).map_err(failed("change the group"))?;
-        rustix::thread::set_thread_uid(uid).map_err(failed("change the user"))?;
+fn failed(what: &'static str) -> impl Fn(Errno) -> String {
+    move |err| format!("could not {what}: {err}")
+}
+
+fn confine(launch: &Launch) -> Result<(), String> {
+    // QEMU needs no directory of Forrest's, and could not even look at this one.
+    rustix::process::chdir("/").map_err(failed("leave the run's directory"))?;
+    if let Some(user) = &launch.user {
+        if let Some((fd, mode)) = launch.ram {
+            share_ram(fd, mode, user.gid).map_err(failed("let QEMU read the template's RAM"))?;
+        }
+        empty_bounding_set();
+        become_user(user)?;
+    } else {
+        empty_bounding_set();
     }
+    let none = CapabilitySet::empty();
+    let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
+    clear_ambient_capability_set().map_err(failed("renounce capabilities"))?;
+    set_capabilities(None, sets).map_err(failed("renounce capabilities"))?;
     rustix::thread::set_no_new_privs(true).map_err(failed("renounce privileges"))?;
     let no_core = Rlimit { current: Some(0), maximum: Some(0) };
     setrlimit(Resource::Core, no_core).map_err(failed("forbid core dumps"))?;
     // After the change of user, which would undo it. The parent may have died just before.
     set_parent_process_death_signal(Some(Signal::KILL)).map_err(failed("bind to the shim"))?;
-    if getppid().map(Pid::as_raw_nonzero).map(|pid| pid.get())
-        != i32::try_from(number(parent)?).ok()
-    {
+    let parent = i32::try_from(launch.parent).ok();
+    if getppid().map(Pid::as_raw_nonzero).map(|pid| pid.get()) != parent {
         return Err("the shim is gone already".to_owned());
     }
     Ok(())
+}
+
+/// The owner of a file may give it to a group that the owner is in, which this process is for a moment.
+fn share_ram(fd: RawFd, mode: u32, gid: u32) -> Result<(), Errno> {
+    let gid = Gid::from_raw(gid);
+    rustix::thread::set_thread_groups(&[gid])?;
+    let file = std::fs::File::open(format!("/proc/self/fd/{fd}"))
+        .map_err(|err| Errno::from_io_error(&err).unwrap_or(Errno::IO))?;
+    fchown(&file, None, Some(gid))?;
+    fchmod(&file, Mode::from_raw_mode(mode))
+}
+
+/// What no process of the VM can ever get back. Without new privileges this is a second lock on the same
+/// door, so it is left open where the privilege to lock it is missing.
+fn empty_bounding_set() {
+    for bit in 0..64 {
+        if remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(1 << bit)).is_err() {
+            return;
+        }
+    }
+}
+
+fn become_user(user: &User) -> Result<(), String> {
+    let groups: Vec<Gid> = user.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
+    rustix::thread::set_thread_groups(&groups).map_err(failed("leave all groups"))?;
+    rustix::thread::set_thread_gid(Gid::from_raw(user.gid)).map_err(failed("change the group"))?;
+    rustix::thread::set_thread_uid(Uid::from_raw(user.uid)).map_err(failed("change the user"))
 }

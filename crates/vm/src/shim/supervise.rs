@@ -1,7 +1,5 @@
 //! The shim's main loop: the one place where the VM's state changes, and all I/O around it.
 
-use std::fs::Permissions;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -15,18 +13,19 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use super::containment::{Containment, InPlace};
 use super::control::{self, CALLS_MAX, Call, Clients};
 use super::guest_port::{self, GuestLine};
 use super::journal::Journal;
 use super::machine::{Action, Input, Machine, Now};
-use super::{announce, migrate, process, settle, wall_clock};
+use super::{announce, make_private, migrate, process, settle, wall_clock};
 use crate::console::ConsoleLog;
 use crate::lines::{BoundedLines, Line};
 use crate::outcome::QemuExit;
 use crate::protocol::{EVENTS_BEHIND_MAX, Happened, ShimEvent};
 use crate::qmp::{Qmp, QmpEvent};
 use crate::run_dir::{Durability, ShimLock, files, write_whole};
-use crate::spec::{Boot, RunSpec};
+use crate::spec::{BootKind, RunSpec};
 use crate::{Outcome, VmError};
 
 /// Inputs that may wait for the loop; whoever has one waits beyond that.
@@ -50,7 +49,7 @@ const SPACE_NEEDED: u64 = 256 << 20;
 const CONSOLE_CHUNK_LEN: usize = 4 << 10;
 
 /// Everything that reaches the loop from a task of its own.
-enum Note {
+pub(super) enum Note {
     Input(Input),
     Monitor(Qmp, mpsc::Receiver<QmpEvent>),
     Log(String),
@@ -65,12 +64,17 @@ pub(super) async fn supervise(dir: &Path, spec: &RunSpec, lock: ShimLock) -> Res
     tokio::spawn(control::serve(listener, clients.clone(), calls_in));
     reserve(dir, &mut journal);
     let (events, _) = broadcast::channel(EVENTS_BEHIND_MAX);
-    let outcome = {
+    let (outcome, containment) = {
         let mut supervisor = Supervisor::new(dir, spec, calls, events.clone(), &mut journal)?;
         announce();
-        supervisor.run().await?
+        (supervisor.run().await?, supervisor.containment)
     };
-    record(dir, &outcome, &mut journal).await?;
+    let (recorded, uncontained) =
+        tokio::join!(record(dir, &outcome, &mut journal), containment.end());
+    if let Err(err) = uncontained {
+        journal.line(&format!("the egress filter is left for the daemon to remove: {err}"));
+    }
+    recorded?;
     for name in [files::CONTROL_SOCK, files::SHELL_SOCK] {
         let _ = std::fs::remove_file(dir.join(name));
     }
@@ -91,11 +95,6 @@ fn listen(dir: &Path) -> Result<UnixListener, VmError> {
     let listener = UnixListener::bind(&path).map_err(VmError::io("listen on", &path))?;
     make_private(&path).map_err(VmError::io("protect", path))?;
     Ok(listener)
-}
-
-/// Mode 0600. The shim's umask has kept others out from the beginning.
-fn make_private(path: &Path) -> std::io::Result<()> {
-    std::fs::set_permissions(path, Permissions::from_mode(0o600))
 }
 
 /// Sets aside the disk space that the outcome will need; the disk may be full by then.
@@ -126,6 +125,17 @@ async fn record(dir: &Path, outcome: &Outcome, journal: &mut Journal) -> Result<
     }
 }
 
+/// Waits until the egress filter is in place, where one is wanted: no guest runs without.
+async fn contained(in_place: Option<InPlace>) -> Result<(), VmError> {
+    let Some(in_place) = in_place else { return Ok(()) };
+    let why = match in_place.await {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(why)) => why,
+        Err(_) => "it was given up".to_owned(),
+    };
+    Err(VmError::NotContained(format!("the egress filter could not be put in place: {why}")))
+}
+
 struct Supervisor<'a> {
     dir: &'a Path,
     spec: &'a RunSpec,
@@ -141,6 +151,8 @@ struct Supervisor<'a> {
     qmp: Option<Qmp>,
     guest: Option<OwnedWriteHalf>,
     child: Option<Child>,
+    containment: Containment,
+    in_place: Option<InPlace>,
     readers: Vec<JoinHandle<()>>,
     stderr: Option<JoinHandle<Vec<String>>>,
 }
@@ -183,6 +195,8 @@ impl<'a> Supervisor<'a> {
             qmp: None,
             guest: None,
             child: None,
+            containment: Containment::default(),
+            in_place: None,
             readers: Vec::new(),
             stderr: None,
         })
@@ -226,11 +240,21 @@ impl<'a> Supervisor<'a> {
         }
     }
 
+    fn spawn_qemu(&mut self) -> Result<process::Qemu, String> {
+        let begun = Containment::begin(self.spec, self.notes_in.clone());
+        (self.containment, self.in_place) = begun.map_err(|err| err.to_string())?;
+        let claim = self.containment.claim();
+        if let Some(claim) = claim {
+            self.journal.line(&format!("QEMU runs as user {}", claim.uid()));
+        }
+        process::start(self.spec, claim).map_err(|err| err.to_string())
+    }
+
     async fn start_qemu(&mut self) -> Option<Outcome> {
-        let mut qemu = match process::start(self.spec) {
+        let mut qemu = match self.spawn_qemu() {
             Ok(qemu) => qemu,
-            Err(err) => {
-                let stderr = vec![err.to_string()];
+            Err(reason) => {
+                let stderr = vec![reason];
                 return self.input(Input::QemuExited { exit: QemuExit::NotStarted, stderr }).await;
             }
         };
@@ -275,9 +299,6 @@ impl<'a> Supervisor<'a> {
     /// The monitor is there: load the template where there is one, and let the CPUs run.
     fn bring_up(&mut self, qmp: Qmp, mut events: mpsc::Receiver<QmpEvent>) {
         self.qmp = Some(qmp.clone());
-        if let Err(err) = make_private(&self.dir.join(files::SHELL_SOCK)) {
-            self.journal.line(&format!("{} could not be protected: {err}", files::SHELL_SOCK));
-        }
         let notes = self.notes_in.clone();
         let migration = self.migration.clone();
         self.readers.push(tokio::spawn(async move {
@@ -291,20 +312,20 @@ impl<'a> Supervisor<'a> {
             }
             let _ = notes.send(Note::Input(Input::MonitorClosed)).await;
         }));
-        let state = match &self.spec.boot {
-            Boot::Restored { state, .. } => Some(state.clone()),
-            Boot::Cold | Boot::Template { .. } => None,
-        };
+        let restored = self.spec.boot.kind() == BootKind::Restored;
+        let in_place = self.in_place.take();
         let status = self.migration.subscribe();
         self.spawn_input(async move {
             let brought_up = async {
-                if let Some(state) = state {
-                    migrate::load(&qmp, status, &state).await?;
+                if restored {
+                    migrate::load(&qmp, status).await?;
                 }
+                contained(in_place).await?;
                 qmp.execute("cont", json!({})).await
             };
             match brought_up.await {
                 Ok(_) => Some(Input::BroughtUp),
+                Err(VmError::NotContained(why)) => Some(Input::NotContained(why)),
                 Err(err) => Some(Input::BringUpFailed(err.to_string())),
             }
         });
@@ -430,17 +451,14 @@ impl<'a> Supervisor<'a> {
     }
 
     fn save(&self) {
-        let (Some(qmp), Boot::Template { state, .. }) = (self.qmp.clone(), &self.spec.boot) else {
-            return;
-        };
-        let state = state.clone();
+        let Some(qmp) = self.qmp.clone() else { return };
         let status = self.migration.subscribe();
         let pid = self.child.as_ref().and_then(Child::id);
         self.spawn_input(async move {
             if let Some(pid) = pid {
                 settle::until_quiet(pid).await;
             }
-            let saved = migrate::save(&qmp, status, &state).await;
+            let saved = migrate::save(&qmp, status).await;
             Some(Input::Saved(saved.map_err(|err| err.to_string())))
         });
     }

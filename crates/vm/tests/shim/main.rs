@@ -10,11 +10,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use fixture::{PATIENCE, Run, qemu, until};
-use forrest_core::model::Timestamp;
+use forrest_core::model::{Timestamp, UidRange};
 use forrest_vm::outcome::QemuExit;
 use forrest_vm::protocol::{Happened, PauseReason};
 use forrest_vm::run_dir::{RunDirState, classify, connect, files};
-use forrest_vm::spec::RunAs;
 use forrest_vm::{EndReason, ShimClient, VmError, console, spawn_shim};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
@@ -398,14 +397,10 @@ async fn qemu_runs_as_another_user_without_privileges_and_still_dies_with_its_sh
     if !rustix::process::geteuid().is_root() {
         return fixture::skip("changing users needs root");
     }
-    const NOBODY: u32 = 65_534;
+    // No daemon's.
+    let users: UidRange = "1800000100-1800000109".parse().expect("a range");
     let mut run = Run::of_boot_sector(qemu, &boot_sector::halt());
-    run.spec.confinement.run_as = Some(RunAs { uid: NOBODY, gid: NOBODY });
-    for entry in std::fs::read_dir(&run.dir).expect("list") {
-        let path = entry.expect("an entry").path();
-        std::os::unix::fs::chown(path, Some(NOBODY), Some(NOBODY)).expect("give away");
-    }
-    std::os::unix::fs::chown(&run.dir, Some(NOBODY), Some(NOBODY)).expect("give away");
+    run.spec.confinement.uids = Some(users);
     let shim = run.start().await.pid;
     until_started(&run).await;
     let qemu = run.client().await.status().await.expect("status").qemu_pid.expect("a QEMU");
@@ -414,10 +409,12 @@ async fn qemu_runs_as_another_user_without_privileges_and_still_dies_with_its_sh
         let line = status.lines().find_map(|line| line.strip_prefix(name)).expect(name);
         line.split_whitespace().collect::<Vec<_>>().join(" ")
     };
-    assert_eq!(field("Uid:"), "65534 65534 65534 65534");
-    assert_eq!(field("Gid:"), "65534 65534 65534 65534");
+    assert_eq!(field("Uid:"), "1800000100 1800000100 1800000100 1800000100");
+    assert_eq!(field("Gid:"), "1800000100 1800000100 1800000100 1800000100");
     assert_eq!(field("Groups:"), "");
-    assert_eq!(field("CapEff:"), "0000000000000000");
+    for capabilities in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
+        assert_eq!(field(capabilities), "0000000000000000", "{capabilities}");
+    }
     assert_eq!(field("NoNewPrivs:"), "1");
     assert_eq!(field("Seccomp:"), "2");
     let limits = std::fs::read_to_string(format!("/proc/{qemu}/limits")).expect("limits");

@@ -90,6 +90,9 @@ impl Page {
         for line in wrap(&parts.join("; "), self.width) {
             self.line(&line);
         }
+        for missing in &daemon.uncontained {
+            self.note(&one_line(missing), |paint, text| paint.yellow(text));
+        }
         if view.draining {
             let text =
                 self.paint.yellow("DRAINING: no new runs are started until `forrest resume`");

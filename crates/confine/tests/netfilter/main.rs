@@ -1,0 +1,199 @@
+//! The filter in the kernel, in a network namespace of each test's own: what a VM's user reaches and
+//! what not, by every protocol; that the filter comes back when it is taken away, and goes with its VM.
+//!
+//! The namespace has no other end: "the Internet" is a dummy device, beyond which nobody is. A packet
+//! that is let through vanishes there; one that is refused is refused at once. Both can be told apart.
+
+mod namespace;
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use forrest_confine::{Claim, Destination, Filter, filter, rules};
+use forrest_core::model::UidRange;
+use namespace::{Namespace, Probe, Verdict};
+
+/// How long the kernel's word takes at most to be heard and acted upon, on a busy host.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Users of one test: tests run side by side.
+fn users(first: u32) -> UidRange {
+    format!("{first}-{}", first + 9).parse().expect("a range")
+}
+
+fn to(text: &str, port: Option<u16>) -> Destination {
+    let (address, prefix) = text.split_once('/').unwrap_or((text, ""));
+    let address: IpAddr = address.parse().expect("an address");
+    let most = if address.is_ipv4() { 32 } else { 128 };
+    Destination { address, prefix: prefix.parse().unwrap_or(most), port }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn what_a_guest_reaches_and_what_not() {
+    let Some(here) = Namespace::enter() else { return };
+    let uid = 1_810_000_000;
+    let allow = vec![
+        to("127.0.0.1", Some(here.port())),
+        to("10.20.0.0/16", None),
+        to("fd00:1::1", Some(443)),
+    ];
+    let filter = Filter::put_in_place(uid, allow).await.expect("in place");
+    let port = here.port();
+    let other = here.other_port();
+    // Its own exceptions.
+    assert_eq!(here.probe(uid, Probe::Tcp, &format!("127.0.0.1:{port}")), Verdict::Answered);
+    assert_eq!(here.probe(uid, Probe::Udp, "10.20.3.4:9"), Verdict::LetThrough);
+    assert_eq!(here.probe(uid, Probe::Tcp, "10.20.3.4:9"), Verdict::LetThrough);
+    assert_eq!(here.probe(uid, Probe::Udp, "[fd00:1::1]:443"), Verdict::LetThrough);
+    // The Internet.
+    for address in
+        ["93.184.215.14:80", "1.1.1.1:53", "[2606:2800:21f::1]:443", "[64:ff9b::101:101]:80"]
+    {
+        assert_eq!(here.probe(uid, Probe::Tcp, address), Verdict::LetThrough, "{address}");
+        assert_eq!(here.probe(uid, Probe::Udp, address), Verdict::LetThrough, "{address}");
+    }
+    assert_eq!(here.probe(uid, Probe::Ping, "93.184.215.14:0"), Verdict::LetThrough);
+    assert_eq!(here.probe(uid, Probe::Ping, "[2606:2800:21f::1]:0"), Verdict::LetThrough);
+    // Everything else.
+    let refused = [
+        format!("127.0.0.1:{other}"),
+        format!("[::1]:{port}"),
+        format!("[::ffff:127.0.0.1]:{other}"),
+        // The host's own addresses, also the public ones.
+        format!("{}:{port}", namespace::OWN_V4),
+        format!("[{}]:{port}", namespace::OWN_V6),
+        "0.0.0.0:80".to_owned(),
+        "10.0.0.1:80".to_owned(),
+        "100.64.0.1:80".to_owned(),
+        "100.100.100.200:80".to_owned(),
+        "127.9.9.9:80".to_owned(),
+        "168.63.129.16:80".to_owned(),
+        "169.254.169.254:80".to_owned(),
+        "172.31.255.255:80".to_owned(),
+        "192.0.0.192:80".to_owned(),
+        "192.168.1.1:80".to_owned(),
+        "198.18.0.1:80".to_owned(),
+        "240.0.0.1:80".to_owned(),
+        "[::ffff:10.0.0.1]:80".to_owned(),
+        "[::ffff:169.254.169.254]:80".to_owned(),
+        "[64:ff9b::10.0.0.1]:80".to_owned(),
+        "[64:ff9b::169.254.169.254]:80".to_owned(),
+        "[64:ff9b:1::1]:80".to_owned(),
+        "[2001:0:1::1]:80".to_owned(),
+        "[2002:a00:1::1]:80".to_owned(),
+        "[fd00:ec2::254]:80".to_owned(),
+        "[fd00:1::1]:80".to_owned(),
+        "[fc00::1]:80".to_owned(),
+        "[fec0::1]:80".to_owned(),
+        "[fe80::1%2]:80".to_owned(),
+        "[100::1]:80".to_owned(),
+    ];
+    for address in &refused {
+        for probe in [Probe::Tcp, Probe::Udp, Probe::Ping] {
+            // ICMPv6 knows no IPv4 addresses.
+            if matches!(probe, Probe::Ping) && address.contains("::ffff:") {
+                continue;
+            }
+            let verdict = here.probe(uid, probe, address);
+            assert_eq!(verdict, Verdict::Refused, "{probe:?} to {address}");
+        }
+    }
+    for address in ["224.0.0.251:5353", "239.1.2.3:1", "255.255.255.255:67", "[ff02::fb%2]:5353"] {
+        assert_eq!(here.probe(uid, Probe::Udp, address), Verdict::Refused, "{address}");
+    }
+    // Nobody else is concerned.
+    let neighbour = uid + 1;
+    let answered = here.probe(neighbour, Probe::Tcp, &format!("127.0.0.1:{other}"));
+    assert_eq!(answered, Verdict::Answered);
+    assert_eq!(here.probe(neighbour, Probe::Udp, "192.168.1.1:80"), Verdict::LetThrough);
+    filter.remove().await.expect("removed");
+    assert_eq!(here.tables(), "");
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn the_hosts_name_servers_can_be_asked() {
+    let Some(here) = Namespace::enter() else { return };
+    let resolvers = forrest_confine::resolvers::configured();
+    let Some(resolver) = resolvers.first() else {
+        return namespace::skip("this host has no name server");
+    };
+    let uid = 1_810_000_100;
+    let _filter = Filter::put_in_place(uid, Vec::new()).await.expect("in place");
+    let at = |port| SocketAddr::new(*resolver, port).to_string();
+    let verdict = here.probe(uid, Probe::Udp, &at(53));
+    assert_ne!(verdict, Verdict::Refused, "{resolver}");
+    if resolver.to_string().starts_with("10.") {
+        assert_eq!(here.probe(uid, Probe::Udp, &at(54)), Verdict::Refused, "{resolver}");
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_filter_that_somebody_takes_away_comes_back_by_itself() {
+    let Some(here) = Namespace::enter() else { return };
+    let uid = 1_810_000_200;
+    let mut filter = Filter::put_in_place(uid, Vec::new()).await.expect("in place");
+    let before = here.rules(uid);
+    assert!(before.contains("fib daddr type"), "{before}");
+    let table = rules::table(uid);
+    let attacks = [
+        "flush ruleset".to_owned(),
+        format!("delete table inet {table}"),
+        format!("flush chain inet {table} guest"),
+        format!("insert rule inet {table} guest accept"),
+        // The same twice: it comes back for as long as the VM lives.
+        "flush ruleset".to_owned(),
+    ];
+    let mut told = Vec::new();
+    let watched = async {
+        for attack in &attacks {
+            here.nft(attack);
+            let restored = async {
+                while here.rules(uid) != before {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            let restored = tokio::time::timeout(PATIENCE, restored).await;
+            restored.unwrap_or_else(|_| panic!("{attack}: not restored"));
+            let verdict = here.probe(uid, Probe::Udp, "192.168.1.1:80");
+            assert_eq!(verdict, Verdict::Refused, "{attack}");
+        }
+    };
+    tokio::select! {
+        lost = filter.keep(|what| told.push(what.to_owned())) => panic!("{lost}"),
+        () = watched => {}
+    }
+    assert!(
+        !told.is_empty() && told.iter().all(|what| what.contains("in place again")),
+        "{told:?}"
+    );
+    filter.remove().await.expect("removed");
+    assert_eq!(here.tables(), "");
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn filters_of_killed_supervisors_are_swept_and_others_are_not() {
+    let Some(here) = Namespace::enter() else { return };
+    let range = users(1_810_000_300);
+    let live = Claim::any(range).expect("a user");
+    // A supervisor that was killed: its filter stays, its claim does not.
+    let dead = live.uid() + 1;
+    for uid in [live.uid(), dead] {
+        Filter::put_in_place(uid, Vec::new()).await.expect("in place");
+    }
+    here.nft("add table inet somebody-elses");
+    assert_eq!(filter::sweep(range).await.expect("swept"), 1);
+    let tables = here.tables();
+    assert!(tables.contains(&rules::table(live.uid())) && tables.contains("somebody-elses"));
+    assert!(!tables.contains(&rules::table(dead)), "{tables}");
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_rehearsal_changes_nothing_and_tells_why_it_fails() {
+    let Some(here) = Namespace::enter() else { return };
+    let range = users(1_810_000_400);
+    filter::rehearse(range).await.expect("possible");
+    assert_eq!(here.tables(), "");
+    here.drop_privileges();
+    let refusal = filter::rehearse(range).await.expect_err("without privileges").to_string();
+    assert!(refusal.contains("could not watch the kernel's packet filter"), "{refusal}");
+}
