@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use crate::command::{Command, Level, Note};
 use crate::event::{Event, Source};
-use crate::health::Health;
+use crate::health::{Health, TakenOut};
 use crate::jobs::{Change, Jobs, Phase};
 use crate::model::{
     Bytes, Generation, Job, JobId, MachineTypeName, Repository, RunnerName, Timestamp,
@@ -34,6 +34,8 @@ pub struct Core {
     pub(crate) health: BTreeMap<MachineTypeName, Health>,
     /// The generation of each machine type's image whose guest was ready last.
     pub(crate) proven: BTreeMap<MachineTypeName, Generation>,
+    /// The generation of each machine type's image that was taken out of use last, until there is a newer one.
+    pub(crate) taken_out: BTreeMap<MachineTypeName, TakenOut>,
     pub(crate) snapshots: BTreeMap<MachineTypeName, Snapshot>,
     pub(crate) finished: VecDeque<FinishedRun>,
     pub(crate) waiting: BTreeMap<MachineTypeName, Waiting>,
@@ -63,6 +65,7 @@ impl Core {
             timers: Timers::default(),
             health: BTreeMap::new(),
             proven: BTreeMap::new(),
+            taken_out: BTreeMap::new(),
             snapshots: BTreeMap::new(),
             finished: VecDeque::new(),
             waiting: BTreeMap::new(),
@@ -184,6 +187,7 @@ impl Core {
             self.timers.clear(&Timer::Backoff(machine));
         }
         self.proven.retain(|machine, _| self.policy.machines.contains_key(machine));
+        self.taken_out.retain(|machine, _| self.policy.machines.contains_key(machine));
         self.polls_follow_policy(now, out);
         self.poll_for_new_machines(now, &old, out);
         self.snapshots_follow_policy(now, out);

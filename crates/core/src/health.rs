@@ -3,10 +3,12 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::command::{Command, Level, Note};
 use crate::core::{Core, note};
 use crate::event::{EndReason, Trouble, VmEnd};
-use crate::model::{ImageRef, MachineTypeName, RunnerName, Timestamp};
+use crate::model::{Generation, ImageRef, MachineTypeName, RunnerName, Timestamp};
 use crate::run::{RunState, retry_at};
 use crate::timers::Timer;
 
@@ -34,6 +36,15 @@ pub(crate) struct Health {
     /// Generations that were taken out of use since a guest was ready. The more there are, the
     /// likelier the fault is elsewhere, and the more silent guests the next one needs.
     marked: u32,
+}
+
+/// A generation of a machine type's image that was taken out of use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TakenOut {
+    /// Which one.
+    pub generation: Generation,
+    /// Why.
+    pub why: String,
 }
 
 impl Health {
@@ -226,6 +237,8 @@ impl Core {
             if count > 1 { format!("{count} guests in a row: {what}") } else { what.to_owned() };
         let text = format!("{image} is taken out of use: {why}");
         out.push(Command::Note(Note { level: Level::Error, runner: None, job: None, text }));
+        let taken_out = TakenOut { generation: *generation, why: why.clone() };
+        self.taken_out.insert(owner.clone(), taken_out);
         out.push(Command::MarkBroken { machine: owner.clone(), generation: *generation, why });
     }
 }

@@ -32,5 +32,6 @@ mod core;
 pub use command::{Command, KillReason, Level, Note};
 pub use core::Core;
 pub use event::{Event, RunEvent};
+pub use health::TakenOut;
 pub use policy::{Capacity, Policy, Resources, Timing};
 pub use view::View;

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::core::Core;
+use crate::health::TakenOut;
 use crate::jobs::Phase;
 use crate::model::{
     Bytes, Job, JobId, Labels, MachineTypeName, Repository, RunnerName, StartImage, Timestamp,
@@ -85,6 +86,9 @@ pub struct MachineView {
     pub failures: u32,
     /// What went wrong last.
     pub trouble: Option<String>,
+    /// The generation of its image that was taken out of use, until a job leaves a newer one behind.
+    #[serde(default)]
+    pub taken_out: Option<TakenOut>,
     /// Why its queued jobs wait, where no run is on its way for them.
     pub waiting: Option<Waiting>,
 }
@@ -199,6 +203,7 @@ fn machines(core: &Core) -> Vec<MachineView> {
             runs: core.runs.of_machine(&machine.name).runs,
             failures: health.map_or(0, |health| health.failures),
             trouble: health.and_then(|health| health.trouble.clone()),
+            taken_out: core.taken_out.get(&machine.name).cloned(),
             waiting: core.waiting.get(&machine.name).cloned(),
         }
     };

@@ -230,6 +230,7 @@ impl Core {
                 let text = format!("its disk is now generation {generation} of the machine image");
                 out.push(note(Level::Info, runner, text));
                 if let Some(machine) = self.runs.get(runner).map(|run| run.machine.clone()) {
+                    self.taken_out.remove(&machine);
                     self.image_changed(&machine, out);
                 }
             }

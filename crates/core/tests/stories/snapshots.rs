@@ -115,6 +115,8 @@ fn a_generation_that_does_not_boot_is_taken_out_of_use_and_others_not_so_soon() 
     let broken = |c: &Command| matches!(c, Command::MarkBroken { .. });
     silent(&mut world, "build", 7);
     world.expect(broken);
+    let taken_out = |world: &World| world.core.view(world.now).machines[0].taken_out.clone();
+    assert_eq!(taken_out(&world).map(|it| it.generation), Some(Generation(7)), "status says so");
     for generation in [6, 5, 4] {
         world.after(10 * MINUTE);
         world.expect(build);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use forrest_core::TakenOut;
 use forrest_core::jobs::Phase;
 use forrest_core::model::{Job, JobId, Label, Timestamp};
 use forrest_core::snapshots::{Snapshot, SnapshotState};
@@ -155,6 +156,10 @@ impl Page {
             let trouble = machine.trouble.as_deref().unwrap_or("for a reason that is not known");
             let times = counted(machine.failures as usize, "start", "starts in a row");
             self.note(&format!("{times} failed: {}", one_line(trouble)), Paint::red);
+        }
+        if let Some(TakenOut { generation, why }) = &machine.taken_out {
+            let text = format!("generation {generation} was taken out of use: {}", one_line(why));
+            self.note(&text, Paint::red);
         }
         if let Some(snapshot) = &machine.snapshot {
             let paint = if snapshot.trouble.is_some() { Paint::yellow } else { Paint::dim };
