@@ -1,7 +1,7 @@
 //! What the checker sees: the world tells it here.
 
 use forrest_core::event::{Event, Persist, RegisterTrouble, RunEvent};
-use forrest_core::model::{Generation, JobStatus, RunnerId, RunnerName};
+use forrest_core::model::{Generation, RunnerId, RunnerName};
 use forrest_core::{Command, Core};
 
 use crate::world::World;
@@ -34,6 +34,7 @@ impl World {
         checker.forgotten.clear();
         checker.idle.fill(0);
         checker.told = None;
+        checker.ended.clear();
         checker.refused.clear();
         checker.trouble.fill(None);
     }
@@ -43,9 +44,6 @@ impl World {
         let (now, wall) = (self.now, self.wall());
         let checker = &mut self.checker;
         match event {
-            Event::JobReported { job, .. } if job.status != JobStatus::Completed => {
-                checker.told = Some(job.id);
-            }
             Event::JobReported { job, .. } => {
                 if let Some(conclusion) = job.conclusion {
                     checker.concluded.insert(job.id, conclusion);
@@ -213,6 +211,11 @@ impl World {
             return Err(Broken(format!("{runner} is started twice")));
         }
         Ok(())
+    }
+
+    /// Old generations were removed.
+    pub(crate) fn checker_on_pruned(&mut self, machine: usize) -> Result<(), Broken> {
+        self.judge_generations(machine)
     }
 
     /// A disk became a generation.

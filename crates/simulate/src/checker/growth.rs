@@ -67,12 +67,17 @@ impl World {
         if self.host.over > KEEP_RUNS {
             return Err(Broken(format!("{} directories of finished runs", self.host.over)));
         }
-        let most = KEEP_GENERATIONS + runs.len() + self.plan.machines.len() + 1;
-        for (images, machine) in self.host.images.iter().zip(&self.plan.machines) {
-            let is = images.generations.len();
-            if is > most {
-                return Err(Broken(format!("{} has {is} generations", machine.name)));
-            }
+        Ok(())
+    }
+
+    /// A promotion cleaned up after itself: what is left beside the newest generations is needed by a
+    /// run or a snapshot, or in use.
+    pub(super) fn judge_generations(&self, machine: usize) -> Result<(), Broken> {
+        let most = KEEP_GENERATIONS + self.host.runs.len() + self.plan.machines.len() + 1;
+        let is = self.host.images[machine].generations.len();
+        if is > most {
+            let machine = &self.plan.machines[machine].name;
+            return Err(Broken(format!("{machine} has {is} generations, not at most {most}")));
         }
         Ok(())
     }

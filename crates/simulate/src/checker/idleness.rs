@@ -49,17 +49,19 @@ impl World {
             && !self.is_excused(core, machine)
     }
 
-    /// A job that the daemon was told is over stays over.
+    /// A job that the daemon took for over stays over. One that no machine type served when it ended is
+    /// not remembered.
     pub(super) fn judge_end(&mut self, core: &Core) -> Result<(), Broken> {
         let Some(job) = self.checker.told.take() else { return Ok(()) };
-        if !self.checker.concluded.contains_key(&job) {
-            return Ok(());
-        }
-        match core.jobs().get(job).filter(|entry| entry.phase != Phase::Done) {
-            Some(entry) => {
-                Err(Broken(format!("job {job} is over, but counts as {:?}", entry.phase)))
+        match core.jobs().get(job).map(|entry| entry.phase) {
+            Some(Phase::Done) => {
+                self.checker.ended.insert(job);
+                Ok(())
             }
-            None => Ok(()),
+            Some(phase) if self.checker.ended.contains(&job) => {
+                Err(Broken(format!("job {job} is over, but counts as {phase:?}")))
+            }
+            Some(_) | None => Ok(()),
         }
     }
 }

@@ -61,6 +61,8 @@ pub struct Checker {
     late: BTreeSet<RunnerName>,
     /// The job that the present daemon was told of last.
     told: Option<JobId>,
+    /// Jobs that the present daemon takes for over.
+    ended: BTreeSet<JobId>,
     /// For how many minutes jobs of each machine type have waited although there was room.
     idle: Vec<u32>,
     /// How jobs ended, as the present daemon was told.
@@ -117,6 +119,7 @@ impl Checker {
             by_operator: BTreeSet::new(),
             late: BTreeSet::new(),
             told: None,
+            ended: BTreeSet::new(),
             idle: vec![0; machines.len()],
             concluded: BTreeMap::new(),
             valid: BTreeSet::new(),

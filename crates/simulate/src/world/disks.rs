@@ -254,6 +254,7 @@ impl World {
                 self.note(|_| format!("host: {runner} becomes generation {generation}"));
                 self.checker_on_promoted(runner, machine, generation)?;
                 self.host.prune(machine, &self.plan.machines[machine].name);
+                self.checker_on_pruned(machine)?;
                 generation
             }
             Disk::None | Disk::Removed => {

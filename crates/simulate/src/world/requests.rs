@@ -140,6 +140,10 @@ impl World {
             return Ok(());
         }
         let Request { epoch, ask, fate, answer_at, asked_at } = request;
+        // Its answer is heard by nobody. The present daemon may have looked for the runner before.
+        if let (true, Ask::Register(runner, _)) = (epoch != self.epoch, &ask) {
+            self.checker.late_registration(runner);
+        }
         let trouble = match &fate {
             Fate::Works => None,
             Fate::Fails(trouble) | Fate::AnswerLost(trouble) | Fate::Late(trouble) => {
