@@ -6,7 +6,8 @@
 
 use std::time::Duration;
 
-use crate::core::Core;
+use crate::command::{Command, Level};
+use crate::core::{Core, general_note};
 use crate::model::Timestamp;
 use crate::run::RunState;
 use crate::snapshots::SnapshotState;
@@ -18,7 +19,7 @@ const LEAP_MIN: Duration = Duration::from_secs(60);
 
 impl Core {
     /// Takes notice of the time; the result is what counts as now.
-    pub(crate) fn clock(&mut self, now: Timestamp) -> Timestamp {
+    pub(crate) fn clock(&mut self, now: Timestamp, out: &mut Vec<Command>) -> Timestamp {
         let Some(last) = self.clock else {
             self.clock = Some(now);
             return now;
@@ -29,6 +30,11 @@ impl Core {
         }
         self.clock = Some(now);
         if back > Duration::ZERO {
+            let text = format!(
+                "the host's clock was set back by {} s: every pause stays as long as it was",
+                back.as_secs()
+            );
+            out.push(general_note(Level::Warn, text));
             self.clock_moved_back(now, back);
         } else if let Some(next) = self.timers.next() {
             let late = now.since(next);
@@ -37,6 +43,12 @@ impl Core {
                 // A host that is late again and again still has to get on: the second time the
                 // nearest deadline is met.
                 let slept = if self.leapt { late } else { now.since(last) };
+                let text = format!(
+                    "a deadline was met {} s late: the clock was set forward or the host was \
+                     asleep; that time counts for no deadline",
+                    late.as_secs()
+                );
+                out.push(general_note(Level::Warn, text));
                 self.timers.shift(|at| at + slept);
             }
             self.leapt = leapt;

@@ -84,7 +84,7 @@ impl Core {
     /// `now` may jump: see the module `clock`. The daemon hands in what earlier daemons left behind
     /// (`Adopted`) first and `PolicyChanged` then, which starts the polls.
     pub fn handle(&mut self, now: Timestamp, event: Event, out: &mut Vec<Command>) {
-        let now = self.clock(now);
+        let now = self.clock(now, out);
         self.take_in(now, event, out);
         while let Some(timer) = self.timers.expired(now) {
             self.timer_expired(now, timer, out);
@@ -154,6 +154,14 @@ impl Core {
             Event::Run { runner, event } => self.run_event(now, &runner, event, out),
             Event::StopRequested { runner } => self.stop_requested(now, &runner, out),
             Event::DrainRequested(draining) => {
+                if self.draining != draining {
+                    let text = if draining {
+                        "the host is drained: no new runs are begun, those that are there go on"
+                    } else {
+                        "new runs are begun again"
+                    };
+                    out.push(general_note(Level::Info, text.into()));
+                }
                 self.draining = draining;
                 self.unscheduled = true;
             }
@@ -179,9 +187,15 @@ impl Core {
     fn policy_changed(&mut self, now: Timestamp, policy: Policy, out: &mut Vec<Command>) {
         let old = std::mem::replace(&mut self.policy, policy);
         let policy = &self.policy;
-        self.jobs.rematch(|job| {
+        let forgotten = self.jobs.rematch(|job| {
             policy.machine_for(&job.repository, &job.labels).map(|machine| machine.name.clone())
         });
+        if forgotten > 0 {
+            let text = format!(
+                "{forgotten} waiting jobs are left alone: no machine type serves them any more"
+            );
+            out.push(general_note(Level::Warn, text));
+        }
         // A failure under the old configuration says nothing of the new one.
         for machine in std::mem::take(&mut self.health).into_keys() {
             self.timers.clear(&Timer::Backoff(machine));
@@ -212,10 +226,18 @@ impl Core {
         let (id, repository) = (job.id, job.repository.clone());
         let known = self.jobs.get(id);
         self.unscheduled |= known.is_some_and(|known| known.machine != machine);
-        self.note_webhook(now, &job, source);
+        self.note_webhook(now, &job, source, out);
         match self.jobs.report(now, job, source, machine) {
             Change::None => {}
-            Change::Unclear => out.push(Command::FetchJob { repository, job: id }),
+            Change::Unclear => {
+                out.push(Command::Note(Note {
+                    level: Level::Debug,
+                    runner: None,
+                    job: Some(id),
+                    text: "reports of the job contradict each other: asking GitHub".into(),
+                }));
+                out.push(Command::FetchJob { repository, job: id });
+            }
             Change::Phase { before, after, left } => {
                 self.job_changed(now, id, before, after, out);
                 if let Some(runner) = left {
@@ -255,6 +277,9 @@ impl Core {
                 format!("job {name:?} is queued again: its runner did not take it")
             }
             (Phase::Queued, _) => format!("job {name:?} is queued"),
+            (Phase::Running, _) if !self.is_ours(runner.as_ref()) => {
+                format!("job {name:?} runs on a runner that is not this host's")
+            }
             (Phase::Running, _) => format!("job {name:?} runs"),
         };
         out.push(Command::Note(Note {
@@ -276,6 +301,13 @@ impl Core {
             Phase::Running => self.run_has_job(now, &runner, id, out),
             Phase::Done => self.run_finished_job(now, &runner, id, out),
         }
+    }
+
+    /// Whether a runner is, or was not long ago, one of this host's.
+    fn is_ours(&self, runner: Option<&RunnerName>) -> bool {
+        runner.is_some_and(|runner| {
+            self.runs.get(runner).is_some() || self.finished.iter().any(|f| &f.runner == runner)
+        })
     }
 
     /// The news of a short job can come after everything of its run was settled.
@@ -315,6 +347,11 @@ impl Core {
     pub(crate) fn repository_of(&self, runner: &RunnerName) -> Option<Repository> {
         Some(self.runs.get(runner)?.machine.repository().clone())
     }
+}
+
+/// A note that is about no run and no job.
+pub(crate) fn general_note(level: Level, text: String) -> Command {
+    Command::Note(Note { level, runner: None, job: None, text })
 }
 
 /// A note about a run.

@@ -11,7 +11,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::event::Source;
-use crate::model::{Job, JobId, JobStatus, MachineTypeName, Repository, RunnerName, Timestamp};
+use crate::model::{
+    Conclusion, Job, JobId, JobStatus, MachineTypeName, Repository, RunnerName, Timestamp,
+};
 
 /// Finished jobs that are remembered, so that late reports do not bring them back. The oldest are
 /// forgotten first.
@@ -140,6 +142,17 @@ impl Jobs {
         self.running.get(runner)?.last().map(|(_, id)| *id)
     }
 
+    /// The last job that a runner has had and that is over, those left out that were cancelled, perhaps
+    /// before it took them.
+    pub(crate) fn finished_on(&self, runner: &RunnerName) -> Option<JobId> {
+        let had = |entry: &&JobEntry| {
+            entry.job.runner.as_ref() == Some(runner)
+                && entry.job.conclusion != Some(Conclusion::Cancelled)
+        };
+        let done = self.done.iter().rev().filter_map(|(_, id)| self.by_id.get(id));
+        done.into_iter().find(had).map(|entry| entry.job.id)
+    }
+
     /// Takes in a report. `machine` is the machine type that serves the job.
     pub fn report(
         &mut self,
@@ -196,16 +209,18 @@ impl Jobs {
     }
 
     /// Finds every job's machine type anew, after a change of the configuration. Jobs that no
-    /// machine type serves any more are forgotten, unless they run.
-    pub fn rematch(&mut self, matching: impl Fn(&Job) -> Option<MachineTypeName>) {
+    /// machine type serves any more are forgotten, unless they run; the result is how many.
+    pub fn rematch(&mut self, matching: impl Fn(&Job) -> Option<MachineTypeName>) -> usize {
         let all = std::mem::take(self);
+        let mut forgotten = 0;
         for mut entry in all.by_id.into_values() {
             entry.machine = matching(&entry.job);
             match entry.phase {
-                Phase::Held | Phase::Queued if entry.machine.is_none() => {}
+                Phase::Held | Phase::Queued if entry.machine.is_none() => forgotten += 1,
                 Phase::Held | Phase::Queued | Phase::Running | Phase::Done => self.put(entry),
             }
         }
+        forgotten
     }
 
     /// Forgets the repository's jobs that are not over.

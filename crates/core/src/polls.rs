@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::command::{Command, Level, Note};
-use crate::core::Core;
+use crate::command::{Command, Level};
+use crate::core::{Core, general_note};
 use crate::event::{Runner, Source, Trouble};
 use crate::jobs::Phase;
 use crate::model::{Job, JobId, JobStatus, MachineType, Repository, RunnerName, Timestamp};
@@ -234,7 +234,7 @@ impl Core {
             && std::mem::take(&mut poll.in_flight)
         {
             let text = format!("a poll of {repository} has no answer: asking again");
-            out.push(repository_note(Level::Warn, text));
+            out.push(general_note(Level::Warn, text));
         }
         self.poll(now, repository, out);
     }
@@ -290,7 +290,13 @@ impl Core {
     }
 
     /// Notices which way the news of a job came.
-    pub(crate) fn note_webhook(&mut self, now: Timestamp, job: &Job, source: Source) {
+    pub(crate) fn note_webhook(
+        &mut self,
+        now: Timestamp,
+        job: &Job,
+        source: Source,
+        out: &mut Vec<Command>,
+    ) {
         match source {
             Source::Webhook => self.polls.last_webhook = Some(now),
             Source::Asked(_) => {
@@ -299,6 +305,15 @@ impl Core {
                 });
                 let new = self.jobs.get(job.id).is_none();
                 if new && late && job.status == JobStatus::Queued {
+                    if !self.polls.is_fast(now) {
+                        let text = format!(
+                            "job {} was found without a webhook: GitHub is asked every {} s for an \
+                             hour from now",
+                            job.id,
+                            POLL_FAST.min(self.policy.timing.polling_interval()).as_secs()
+                        );
+                        out.push(general_note(Level::Warn, text));
+                    }
                     self.polls.fast_until = Some(now + POLL_FAST_FOR);
                 }
             }
@@ -321,7 +336,7 @@ impl Core {
             Ok(runners) => {
                 if poll.failures > 0 {
                     let text = format!("GitHub answers for {repository} again");
-                    out.push(repository_note(Level::Info, text));
+                    out.push(general_note(Level::Info, text));
                 }
                 (poll.failures, poll.trouble, poll.blocked_until) = (0, None, None);
                 poll.last_success = Some(asked_at);
@@ -335,9 +350,13 @@ impl Core {
                 let next = retry_at(now, pause, trouble.not_before);
                 poll.failures = poll.failures.saturating_add(1);
                 poll.blocked_until = Some(next);
-                let text = format!("could not poll {repository}: {}", trouble.what);
+                let text = format!(
+                    "could not poll {repository}, asking again in {} s: {}",
+                    next.since(now).as_secs(),
+                    trouble.what
+                );
                 poll.trouble = Some(trouble.what);
-                out.push(repository_note(Level::Warn, text));
+                out.push(general_note(Level::Warn, text));
                 self.timers.set(Timer::Poll(repository.clone()), next);
             }
         }
@@ -459,7 +478,7 @@ impl Core {
             if now.since(since) >= ORPHAN_AGE && removed < ORPHANS_PER_POLL {
                 removed += 1;
                 poll.orphans.remove(&runner.name);
-                out.push(repository_note(
+                out.push(general_note(
                     Level::Warn,
                     format!(
                         "runner {} of {repository} belongs to no run: removing it",
@@ -491,11 +510,11 @@ impl Core {
             Ok(count) => {
                 self.polls.fast_until = Some(now + POLL_FAST_FOR);
                 let text = format!("{count} webhooks had not arrived; GitHub sends them again");
-                out.push(repository_note(Level::Warn, text));
+                out.push(general_note(Level::Warn, text));
             }
             Err(trouble) => {
                 let text = format!("could not look for lost webhooks: {}", trouble.what);
-                out.push(repository_note(Level::Debug, text));
+                out.push(general_note(Level::Debug, text));
             }
         }
     }
@@ -504,8 +523,4 @@ impl Core {
     pub(crate) fn running_jobs(&self, repository: &Repository) -> usize {
         self.jobs.active(repository).filter(|entry| entry.phase == Phase::Running).count()
     }
-}
-
-fn repository_note(level: Level, text: String) -> Command {
-    Command::Note(Note { level, runner: None, job: None, text })
 }

@@ -20,8 +20,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::command::{Command, Level, Note};
-use crate::core::Core;
+use crate::command::{Command, Level};
+use crate::core::{Core, general_note};
 use crate::event::Trouble;
 use crate::model::{ImageRef, MachineType, MachineTypeName, Timestamp};
 use crate::policy::Resources;
@@ -236,6 +236,8 @@ impl Core {
             && *since + boot_timeout + BUILD_MARGIN <= now
         {
             *giving_way = true;
+            let text = format!("building the snapshot of {machine} takes too long: giving it up");
+            out.push(general_note(Level::Warn, text));
             out.push(Command::CancelSnapshot { machine: machine.clone() });
         }
     }
@@ -302,7 +304,7 @@ impl Core {
                 && !std::mem::replace(giving_way, true)
             {
                 out.push(Command::CancelSnapshot { machine: machine.clone() });
-                out.push(machine_note(
+                out.push(general_note(
                     Level::Info,
                     format!("building the snapshot of {machine} gives way to a waiting job"),
                 ));
@@ -344,7 +346,7 @@ impl Core {
                 snapshot.trouble = None;
                 // The image may have changed meanwhile.
                 snapshot.state = SnapshotState::Ready;
-                out.push(machine_note(Level::Info, format!("{machine} has a new snapshot")));
+                out.push(general_note(Level::Info, format!("{machine} has a new snapshot")));
                 self.check_snapshot(machine, out);
             }
             Err(BuildTrouble::GaveWay) => snapshot.state = SnapshotState::Wanted,
@@ -375,7 +377,7 @@ impl Core {
             trouble.what
         );
         snapshot.trouble = Some(trouble.what.clone());
-        out.push(machine_note(Level::Error, text));
+        out.push(general_note(Level::Error, text));
     }
 
     /// A run of the machine type started.
@@ -400,13 +402,14 @@ impl Core {
         snapshot.fallbacks += 1;
         snapshot.restore_failures = snapshot.restore_failures.saturating_add(1);
         snapshot.trouble = Some(what.to_owned());
+        let text = format!(
+            "a run of {machine} could not be restored; runs start cold until there is a new \
+             snapshot: {what}"
+        );
+        out.push(general_note(Level::Warn, text));
         if snapshot.state == SnapshotState::Ready {
             self.drop_snapshot(machine, out);
         }
         self.unscheduled = true;
     }
-}
-
-fn machine_note(level: Level, text: String) -> Command {
-    Command::Note(Note { level, runner: None, job: None, text })
 }

@@ -1,7 +1,7 @@
 //! Taking over what an earlier daemon left behind.
 
-use crate::command::Command;
-use crate::core::Core;
+use crate::command::{Command, Level};
+use crate::core::{Core, note};
 use crate::event::{AdoptedRun, AdoptedVm, EndReason, VmEnd};
 use crate::model::{Bytes, JobId, RunnerId, RunnerName, StartImage, Timestamp};
 use crate::policy::Resources;
@@ -36,6 +36,7 @@ impl Core {
         if let AdoptedVm::Live { image, ready: true, .. } = &vm {
             self.note_proven(&image.image);
         }
+        out.push(note(Level::Info, &runner, taken_over(&vm, job)));
         let (state, first) = adopted_state(now, vm, job);
         if let Some(id) = job.filter(|id| self.jobs.get(*id).is_none()) {
             // GitHub gave the job to another runner when the first one did not take it in time.
@@ -82,6 +83,21 @@ impl Core {
     fn is_plausible(&self, job: JobId, runner: &RunnerName) -> bool {
         self.jobs.get(job).is_none_or(|entry| entry.job.runner.as_ref() == Some(runner))
     }
+}
+
+/// What an earlier daemon left behind, in words.
+fn taken_over(vm: &AdoptedVm, job: Option<JobId>) -> String {
+    let what = match (vm, job) {
+        (AdoptedVm::NotStarted, _) => "it had not started, and is put away".into(),
+        (AdoptedVm::Live { .. }, Some(job)) => format!("its guest runs job {job}, and goes on"),
+        (AdoptedVm::Live { ready: true, .. }, None) => "its guest waits for a job".into(),
+        (AdoptedVm::Live { ready: false, .. }, None) => "its guest boots".into(),
+        (AdoptedVm::Ended { end, .. }, _) => {
+            format!("its virtual machine ended ({}), and is put away", end.reason)
+        }
+        (AdoptedVm::DiskSettled, _) => "only its runner is left to be removed from GitHub".into(),
+    };
+    format!("taken over from an earlier daemon: {what}")
 }
 
 fn adopted_state(now: Timestamp, vm: AdoptedVm, job: Option<JobId>) -> (RunState, First) {

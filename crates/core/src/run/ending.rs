@@ -134,6 +134,8 @@ impl Core {
                 self.poll_soon(now, runner, out);
             }
             Fence::PowerDown(vm) => {
+                let text = "GitHub has let go of the runner: its guest's power button is pressed";
+                out.push(note(Level::Info, runner, text.into()));
                 let grace = if job.is_some() { POWER_DOWN_GRACE } else { RETIRE_GRACE };
                 let step = FinishStep::PoweringDown;
                 self.runs.change(runner, |run| run.state = RunState::Finishing { vm, job, step });
@@ -189,11 +191,16 @@ impl Core {
                 FinishStep::ShuttingDown | FinishStep::Fencing { .. } => {
                     let id = vm.runner_id;
                     if *step == FinishStep::ShuttingDown {
+                        let text = "the guest does not shut down by itself: asking GitHub to let go \
+                                    of its runner before it is ended";
+                        out.push(note(Level::Warn, runner, text.into()));
                         self.finish_step(runner, FinishStep::Fencing { failures: 0 });
                     }
                     self.ask_to_delete(now, runner, id, out);
                 }
                 FinishStep::PoweringDown => {
+                    let text = "the guest does not hear its power button: ending it";
+                    out.push(note(Level::Warn, runner, text.into()));
                     let why = job.map_or(KillReason::Fenced, |_| KillReason::AfterJob);
                     self.finish_step(runner, FinishStep::Killing(why));
                     self.kill(now, runner, why, out);
@@ -245,7 +252,9 @@ impl Core {
             _ => Level::Warn,
         };
         let detail = end.detail.as_ref().map(|d| format!(": {d}")).unwrap_or_default();
-        let text = format!("the virtual machine ended ({}){detail}", end.reason);
+        let lost = job.is_some() && self.is_unfinished(job) && level == Level::Warn;
+        let lost = if lost { "; its job is lost with it, and GitHub will say so" } else { "" };
+        let text = format!("the virtual machine ended ({}){detail}{lost}", end.reason);
         out.push(note(level, runner, text));
         let may_persist = end.reason == EndReason::GuestShutdown;
         let machine = self.runs.change(runner, |run| {

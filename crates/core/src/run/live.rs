@@ -200,6 +200,13 @@ impl Core {
             self.timers.set(Timer::Run(runner.clone()), now + UNKNOWN_JOB_MAX);
             self.poll_soon(now, runner, out);
         }
+        // The end of the job that it really had may have been told while it was taken to have this one.
+        if other.is_none()
+            && self.runs.get(runner).is_some_and(|run| run.job().is_none())
+            && let Some(had) = self.jobs.finished_on(runner)
+        {
+            self.run_finished_job(now, runner, had, out);
+        }
     }
 
     /// A report says that the job of this run's runner is over.

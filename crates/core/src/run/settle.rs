@@ -65,6 +65,13 @@ impl Core {
         runner: &RunnerName,
         out: &mut Vec<Command>,
     ) {
+        let unanswered = self.settling(runner, |settling| {
+            matches!(settling.registration, RegistrationDebt::Asked { .. })
+        });
+        if unanswered == Some(true) {
+            let text = "GitHub does not answer to the runner's removal: asking again";
+            out.push(note(Level::Warn, runner, text.into()));
+        }
         let id = self.settling(runner, |settling| match settling.registration {
             RegistrationDebt::Pausing { id, failures }
             | RegistrationDebt::Asked { id, failures } => {

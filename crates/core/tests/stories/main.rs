@@ -5,6 +5,7 @@ mod clock;
 mod fencing;
 mod health;
 mod limits;
+mod notes;
 mod polling;
 mod reports;
 mod scheduling;

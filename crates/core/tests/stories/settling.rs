@@ -1,7 +1,7 @@
 //! What is owed after a virtual machine's end.
 
-use forrest_core::event::{Deregistration, EndReason, Persist};
-use forrest_core::model::{Conclusion, Generation, RunnerName};
+use forrest_core::event::{Deregistration, EndReason, Persist, Source};
+use forrest_core::model::{Conclusion, Generation, JobStatus, RunnerName};
 use forrest_core::{Command, RunEvent};
 
 use crate::world::*;
@@ -24,6 +24,34 @@ fn with_token(world: &mut World, how: Option<Conclusion>) -> RunnerName {
     world.expect(|c| matches!(c, Command::ReadBack { .. }));
     world.read_back(&runner, Persist::Valid);
     runner
+}
+
+/// Found by the simulation (seed 108668): GitHub gave the runner a job that it did not take, then another
+/// one, whose end was told while the runner was still taken to have the first.
+#[test]
+fn the_end_of_a_second_job_is_not_lost_with_the_first() {
+    for ended_before in [false, true] {
+        let mut world = World::new(&[("build", 4)]);
+        let runner = world.busy(1, "build");
+        world.job_queued(2, "build");
+        world.job_completed(2, "build", Some(&runner), Conclusion::Failure);
+        world.is(&runner, "busy");
+        if ended_before {
+            world.exits(&runner, EndReason::GuestShutdown);
+        }
+        world.after(SECOND);
+        let first = world.job(1, "build", JobStatus::Queued);
+        let asked = Source::Asked(world.now);
+        world.report(first, asked);
+        if !ended_before {
+            world.is(&runner, "finishing");
+            world.exits(&runner, EndReason::GuestShutdown);
+        }
+        world.read_back(&runner, Persist::Valid);
+        world.after(2 * HOUR);
+        world.expect_none(|c| matches!(c, Command::Promote { .. }));
+        world.expect(|c| matches!(c, Command::Discard { .. }));
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use forrest_core::event::{
     Trouble, VmEnd,
 };
 use forrest_core::model::*;
-use forrest_core::{Capacity, Command, Core, Event, Policy, RunEvent, Timing};
+use forrest_core::{Capacity, Command, Core, Event, Level, Note, Policy, RunEvent, Timing};
 
 pub const SECOND: Duration = Duration::from_secs(1);
 pub const MINUTE: Duration = Duration::from_secs(60);
@@ -24,6 +24,8 @@ pub struct World {
     pub policy: Policy,
     /// What the core wants done and no story has looked at yet; notes left out.
     pub commands: Vec<Command>,
+    /// What the log says that no story has looked at yet.
+    pub notes: Vec<Note>,
 }
 
 pub fn machine_name(text: &str) -> MachineTypeName {
@@ -82,7 +84,7 @@ impl World {
         }
         let core = Core::new(policy.clone(), 1);
         let now = Timestamp(1_000_000_000);
-        let mut world = Self { core, now, policy, commands: Vec::new() };
+        let mut world = Self { core, now, policy, commands: Vec::new(), notes: Vec::new() };
         world.configure(|_| {});
         for repository in world.policy.repositories() {
             world.expect(|c| matches!(c, Command::Poll { .. }));
@@ -101,7 +103,12 @@ impl World {
         let mut out = Vec::new();
         self.core.handle(self.now, event, &mut out);
         check(&self.core).expect("what must always hold");
-        self.commands.extend(out.into_iter().filter(|c| !matches!(c, Command::Note(_))));
+        for command in out {
+            match command {
+                Command::Note(note) => self.notes.push(note),
+                command => self.commands.push(command),
+            }
+        }
     }
 
     pub fn run_event(&mut self, runner: &RunnerName, event: RunEvent) {
@@ -281,6 +288,18 @@ impl World {
     pub fn live(runner: &str) -> AdoptedVm {
         let runner: RunnerName = runner.parse().expect("a sound name");
         AdoptedVm::Live { runner_id: id_of(&runner), image: src(), restored: false, ready: true }
+    }
+
+    // What people are told.
+
+    /// The log has a line of at least this weight with these words; what came before it is forgotten.
+    #[track_caller]
+    pub fn expect_note(&mut self, level: Level, words: &str) {
+        let found = |note: &Note| note.level >= level && note.text.contains(words);
+        match self.notes.iter().position(found) {
+            Some(index) => drop(self.notes.drain(..=index)),
+            None => panic!("nobody says {words:?}: {:#?}", self.notes),
+        }
     }
 
     // What the core wants.
