@@ -4,10 +4,17 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::diagnostic::Location;
 
+/// What a path begins with that names one of the service's credentials.
+const CREDENTIALS: &str = "$CREDENTIALS_DIRECTORY/";
+/// Where systemd puts the credentials of the unit in `contrib/systemd`: for `forrest check`, which is
+/// not run by it.
+const OF_THE_UNIT: &str = "/run/credentials/forrest.service";
+
 /// A path as the configuration names it.
 ///
 /// A relative one is taken from the configuration file's own directory. Where nothing is there but
-/// the working directory of the time of loading has it, that is used.
+/// the working directory of the time of loading has it, that is used. One that begins with
+/// `$CREDENTIALS_DIRECTORY/` is a credential that systemd hands to the service (systemd.exec(5)).
 #[derive(Debug, Clone)]
 pub struct ConfigPath {
     written: PathBuf,
@@ -29,9 +36,12 @@ pub enum Found<'a> {
 
 impl ConfigPath {
     pub(crate) fn new(written: &str, bases: &Bases, location: Option<Location>) -> Self {
+        let credential = written.strip_prefix(CREDENTIALS).map(|name| bases.credentials.join(name));
         let written = PathBuf::from(written);
-        let beside_config = plain(&bases.config_dir.join(&written));
-        let elsewhere = plain(&bases.working_dir.join(&written));
+        // An absolute path joined to another one replaces it.
+        let named = credential.as_ref().unwrap_or(&written);
+        let beside_config = plain(&bases.config_dir.join(named));
+        let elsewhere = plain(&bases.working_dir.join(named));
         let in_working_dir = (elsewhere != beside_config).then_some(elsewhere);
         Self { written, beside_config, in_working_dir, location }
     }
@@ -83,13 +93,17 @@ impl Eq for ConfigPath {}
 pub(crate) struct Bases {
     pub config_dir: PathBuf,
     pub working_dir: PathBuf,
+    /// Where systemd puts the service's credentials.
+    pub credentials: PathBuf,
 }
 
 impl Bases {
     /// Those of a configuration file.
     pub(crate) fn of(config: &Path, working_dir: PathBuf) -> Self {
         let parent = config.parent().unwrap_or(Path::new(""));
-        Self { config_dir: plain(&working_dir.join(parent)), working_dir }
+        let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").filter(|dir| !dir.is_empty());
+        let credentials = credentials.map_or_else(|| OF_THE_UNIT.into(), PathBuf::from);
+        Self { config_dir: plain(&working_dir.join(parent)), working_dir, credentials }
     }
 }
 
@@ -117,6 +131,23 @@ mod tests {
         std::fs::write(config_dir.join("key.pem"), "x").expect("a file");
         assert_eq!(path.find(), Found::Here(&config_dir.join("key.pem")));
         assert_eq!(path.resolve(), config_dir.join("key.pem"));
+    }
+
+    #[test]
+    fn credentials_are_where_systemd_puts_them() {
+        let bases = Bases {
+            credentials: "/run/credentials/x.service".into(),
+            ..Bases::of(Path::new("/etc/forrest/forrest.yaml"), "/work".into())
+        };
+        let path = |text: &str| ConfigPath::new(text, &bases, None);
+        let key = path("$CREDENTIALS_DIRECTORY/app-key");
+        assert_eq!(key.beside_config(), Path::new("/run/credentials/x.service/app-key"));
+        assert_eq!(key.in_working_dir, None);
+        assert_eq!(key.written(), Path::new("$CREDENTIALS_DIRECTORY/app-key"));
+        // No other variable, and nowhere else.
+        for text in ["$HOME/key", "x/$CREDENTIALS_DIRECTORY/key", "$CREDENTIALS_DIRECTORYx/key"] {
+            assert_eq!(path(text).beside_config(), Path::new("/etc/forrest").join(text));
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 mod config;
 mod daemon;
+pub mod secrets;
 mod xfs;
 
 use std::net::SocketAddr;
@@ -125,6 +126,17 @@ impl Testbed {
     /// A way to the daemon.
     pub fn client(&self) -> Client {
         Client::new(&self.plan.base_dir())
+    }
+
+    /// The secrets of this testbed, to be looked for where they must not be.
+    ///
+    /// # Errors
+    /// Where the App's key cannot be read.
+    pub fn secrets(&self) -> Result<secrets::Secrets> {
+        let key = self.plan.dir.join("app-key.pem");
+        let text = std::fs::read_to_string(&key)
+            .with_context(|| format!("could not read {}", key.display()))?;
+        Ok(secrets::Secrets::new(&text))
     }
 
     /// Triggers a workflow of one job on a machine type.

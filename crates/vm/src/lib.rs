@@ -10,12 +10,14 @@
 //! - [`spec`]: what a VM is made of (`run.json`).
 //! - [`argv`]: from there to QEMU's arguments; pure.
 //! - [`qmp`]: the client of QEMU's monitor.
+//! - [`lines`]: lines of bounded length, for everything that QEMU and guests say.
 //! - [`shim`]: the supervisor, the entry points of the hidden verb `forrest shim`.
 //! - [`protocol`], [`client`]: how the daemon and the shim talk.
 //! - [`outcome`]: how a VM ended (`outcome.json`).
 //! - [`run_dir`]: the files of a run and what they say about it: live, over, never started.
 //! - [`console`]: the bounded console log and how to read it.
 //! - [`snapshot`]: templates of booted guests.
+//! - [`dumps`]: no core dumps of processes that hold secrets.
 //! - [`host`]: what this host's QEMU, KVM and CPU can do.
 //!
 //! What must not live here: which VM runs when (the core), where disks come from and what happens to
@@ -24,9 +26,10 @@
 pub mod argv;
 pub mod client;
 pub mod console;
+pub mod dumps;
 mod error;
 pub mod host;
-mod lines;
+pub mod lines;
 pub mod outcome;
 pub mod protocol;
 pub mod qmp;

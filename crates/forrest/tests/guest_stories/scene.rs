@@ -67,6 +67,43 @@ pub async fn assert_clean(testbed: &Testbed) {
     assert!(configs.is_empty(), "JIT configs are left: {configs:?}");
 }
 
+/// While a run's guest boots: its JIT configuration is on its own disk, which is nobody else's to read, and
+/// in no other place. Also says that the search finds what there is to find.
+pub fn assert_secrets_of_a_run(testbed: &Testbed) {
+    use std::os::unix::fs::MetadataExt;
+    let secrets = testbed.secrets().expect("the testbed's secrets");
+    let base_dir = testbed.plan().base_dir();
+    let leaks = secrets.in_files(&base_dir).expect("the base directory can be searched");
+    let config = files_named(&base_dir.join("runs"), "job-config.img");
+    let [config] = config.as_slice() else { panic!("not one run: {config:?}") };
+    let places: Vec<_> = leaks.iter().map(|leak| (leak.secret, leak.place.as_str())).collect();
+    assert_eq!(places, [("a JIT configuration", &*config.to_string_lossy())]);
+    assert_eq!(std::fs::metadata(config).expect("its disk").mode() & 0o777, 0o600);
+    let (processes, leaks) = secrets.in_processes(&base_dir).expect("processes");
+    assert!(processes >= 2, "no shim and no QEMU were found");
+    assert!(leaks.is_empty(), "{leaks:?}");
+}
+
+/// After everything: no secret is in anything that is left, or was said.
+pub async fn assert_no_secret_is_left(testbed: &Testbed) {
+    let secrets = testbed.secrets().expect("the testbed's secrets");
+    let mut leaks = secrets.in_files(&testbed.plan().base_dir()).expect("it can be searched");
+    leaks.extend(secrets.in_file(&testbed.log()).expect("the log can be searched"));
+    let status = testbed.client().status().await.expect("a status");
+    let status = serde_json::to_vec(&status).expect("JSON");
+    leaks.extend(secrets.in_bytes("the status", &status));
+    let daemon = testbed.daemon.as_ref().and_then(|daemon| daemon.pid()).expect("a daemon");
+    for file in ["cmdline", "environ"] {
+        let place = format!("/proc/{daemon}/{file}");
+        let bytes = std::fs::read(&place).expect("the daemon lives");
+        leaks.extend(secrets.in_bytes(&place, &bytes));
+    }
+    assert!(leaks.is_empty(), "{leaks:#?}");
+    let limits = std::fs::read_to_string(format!("/proc/{daemon}/limits")).expect("limits");
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).expect("cores");
+    assert!(core.split_whitespace().any(|word| word == "0"), "{core}");
+}
+
 fn files_named(dir: &Path, name: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).expect("a directory").flatten() {

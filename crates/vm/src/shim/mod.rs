@@ -92,6 +92,7 @@ fn run(run_dir: &Path) -> Result<(), VmError> {
     // Fails where the shim is started as the leader of a group, which serves as well.
     let _ = rustix::process::setsid();
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
+    crate::dumps::forbid().map_err(VmError::io("forbid core dumps of the shim of", run_dir))?;
     std::env::set_current_dir(run_dir).map_err(VmError::io("enter", run_dir))?;
     let here = Path::new(".");
     let lock = lock_for_shim(here)?;
