@@ -40,6 +40,7 @@ impl Config {
             ("host.base_dir", host.base_dir != old_host.base_dir),
             ("host.accel", host.accel != old_host.accel),
             ("host.webhook_listen", host.webhook_listen != old_host.webhook_listen),
+            ("host.webhook_group", host.webhook_group != old_host.webhook_group),
             ("host.qemu", host.qemu != old_host.qemu),
             ("host.vm_uids", host.vm_uids != old_host.vm_uids),
             ("github.app_id", github.app_id != old_github.app_id),

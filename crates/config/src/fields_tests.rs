@@ -125,6 +125,7 @@ host:
   cpus: 5
   min_free_disk: 1G
   webhook_listen: 127.0.0.1:1
+  webhook_group: www-data
   max_overtake: 1m
   keep_runs: 1
   vm_uids: 70000-70009

@@ -27,6 +27,8 @@ pub struct Host {
     pub min_free_disk: Bytes,
     /// Where webhooks come in.
     pub webhook_listen: WebhookListen,
+    /// The group, by name or number, that may connect to the webhook socket; `None`: Forrest's own.
+    pub webhook_group: Option<String>,
     /// How long a waiting job can be overtaken by smaller ones.
     pub max_overtake: Duration,
     /// How many finished runs' logs and records are kept.
@@ -86,6 +88,7 @@ pub(crate) fn decode(d: &mut Decoder<'_>, slot: &Slot, bases: &Bases) -> (Option
     let cpus = r.optional("cpus", |s| d.integer(s));
     let min_free_disk = r.optional("min_free_disk", |s| d.size(s));
     let webhook_listen = r.optional("webhook_listen", |s| webhook_listen(d, s));
+    let webhook_group = r.optional("webhook_group", |s| d.text(s));
     let max_overtake = r.optional("max_overtake", |s| d.duration(s));
     let keep_runs = r.optional("keep_runs", |s| d.integer(s));
     let qemu = r.optional("qemu", |s| qemu(d, s));
@@ -107,6 +110,7 @@ pub(crate) fn decode(d: &mut Decoder<'_>, slot: &Slot, bases: &Bases) -> (Option
             cpus: cpus?,
             min_free_disk: min_free_disk?.unwrap_or(defaults::MIN_FREE_DISK),
             webhook_listen: webhook_listen?.unwrap_or_default(),
+            webhook_group: webhook_group?,
             max_overtake: max_overtake?.unwrap_or(defaults::MAX_OVERTAKE),
             keep_runs: keep_runs?.unwrap_or(defaults::KEEP_RUNS),
             qemu: qemu?,

@@ -89,6 +89,13 @@ pub(crate) static HOST: Object = Object {
             "Where webhooks come in: unix is the socket <base_dir>/webhook.sock; or ADDR:PORT.",
         ),
         field(
+            "webhook_group",
+            Kind::Text { what: "a group's name or number" },
+            Absent("Forrest's own group"),
+            Restart,
+            "The group that may connect to the socket webhook.sock: one for the reverse proxy only.",
+        ),
+        field(
             "max_overtake",
             duration(0, 7 * SECONDS_PER_DAY),
             Default("10m"),

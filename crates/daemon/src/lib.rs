@@ -29,6 +29,7 @@ pub mod doctor;
 pub mod driver;
 mod error;
 mod executors;
+mod groups;
 mod ingress;
 pub mod inspect;
 mod measure;

@@ -24,7 +24,7 @@ use crate::error::DaemonError;
 use crate::executors::{Executors, Host, accel_name};
 use crate::ingress::{self, Listener, Webhooks};
 use crate::reload::Reload;
-use crate::{adoption, measure, systemd};
+use crate::{adoption, groups, measure, systemd};
 
 /// Mode of the webhook socket: the reverse proxy's group may connect.
 const WEBHOOK_SOCKET_MODE: u32 = 0o660;
@@ -48,6 +48,9 @@ pub struct Options {
 /// [`DaemonError`] where it cannot start; once it serves, nothing but a signal ends it.
 pub async fn run(options: Options) -> Result<(), DaemonError> {
     let started_at = now();
+    if let Err(error) = forrest_vm::dumps::forbid() {
+        tracing::warn!(%error, "core dumps could not be forbidden; one would hold secrets");
+    }
     let loaded = Config::load(&options.config)?;
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
@@ -65,7 +68,7 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
 
     let webhook_listener = webhook_listener(&config, store.base_dir()).await?;
     let control_path = control::socket(store.base_dir());
-    let control_listener = Listener::unix(&control_path, CONTROL_SOCKET_MODE)
+    let control_listener = Listener::unix(&control_path, CONTROL_SOCKET_MODE, None)
         .map_err(|source| DaemonError::ListenUnix { path: control_path, source })?;
     let status = daemon_status(&options, &store, &host, &webhook_listener, started_at);
 
@@ -171,7 +174,10 @@ async fn webhook_listener(config: &Config, base_dir: &Path) -> Result<Listener, 
     match &config.host.webhook_listen {
         WebhookListen::Unix => {
             let path = base_dir.join("webhook.sock");
-            Listener::unix(&path, WEBHOOK_SOCKET_MODE)
+            let group = config.host.webhook_group.as_deref();
+            let group = group.map(groups::number).transpose();
+            group
+                .and_then(|group| Listener::unix(&path, WEBHOOK_SOCKET_MODE, group))
                 .map_err(|source| DaemonError::ListenUnix { path, source })
         }
         WebhookListen::Tcp(address) => Listener::tcp(*address)

@@ -11,15 +11,21 @@ use axum::Router;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, UnixListener, UnixSocket};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// The most connections at a time; further ones wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 256;
+/// The most bytes of a connection that are read ahead, and of a request's head.
+const HEAD_LEN_MAX: usize = 64 << 10;
 /// Time for a request's head to arrive; also how long an idle connection is kept.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 /// The longest life of one connection, so that nobody keeps a place for ever.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+/// Connections that wait in the kernel's queue for one of these places.
+const BACKLOG: u32 = 1024;
+/// The permissions of a socket until it has its own.
+const OWNER_ONLY: u32 = 0o600;
 /// Pause after the operating system could not accept, such as for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -41,11 +47,15 @@ impl Listener {
         Ok(Self::Tcp(TcpListener::bind(address).await?))
     }
 
-    /// Binds a path with these permissions, replacing a socket that an earlier daemon left.
+    /// Binds a path with these permissions, replacing a socket that an earlier daemon left. With a
+    /// group, the socket is made that group's.
+    ///
+    /// At no time can anybody connect who may not in the end: the kernel gives the new file the
+    /// permissions that the socket has before it is bound.
     ///
     /// # Errors
     /// What the operating system says; also where something other than a socket is at the path.
-    pub(crate) fn unix(path: &Path, mode: u32) -> io::Result<Self> {
+    pub(crate) fn unix(path: &Path, mode: u32, group: Option<u32>) -> io::Result<Self> {
         use std::os::unix::fs::FileTypeExt;
         match std::fs::symlink_metadata(path) {
             Ok(found) if found.file_type().is_socket() => std::fs::remove_file(path)?,
@@ -68,9 +78,14 @@ impl Listener {
         let short = Path::new("/proc/self/fd")
             .join(std::os::fd::AsRawFd::as_raw_fd(&dir).to_string())
             .join(name);
-        let listener = UnixListener::bind(short)?;
+        let socket = UnixSocket::new_stream()?;
+        rustix::fs::fchmod(&socket, rustix::fs::Mode::from_raw_mode(OWNER_ONLY))?;
+        socket.bind(short)?;
+        if let Some(group) = group {
+            std::os::unix::fs::chown(path, None, Some(group))?;
+        }
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
-        Ok(Self::Unix(listener, path.to_owned()))
+        Ok(Self::Unix(socket.listen(BACKLOG)?, path.to_owned()))
     }
 }
 
@@ -116,7 +131,7 @@ where
         let served = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIMEOUT)
-            .max_buf_size(64 << 10)
+            .max_buf_size(HEAD_LEN_MAX)
             .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
         match tokio::time::timeout(CONNECTION_TIMEOUT, served).await {
             Ok(Ok(())) => {}

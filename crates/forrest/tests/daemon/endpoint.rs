@@ -160,3 +160,131 @@ async fn connections_are_bounded_and_others_get_their_turn() {
     assert_eq!(answer(&mut late).await, Some(200));
     end(testbed).await;
 }
+
+/// The daemon's memory, in bytes.
+fn memory_of(testbed: &Testbed) -> u64 {
+    let pid = testbed.daemon.as_ref().and_then(|daemon| daemon.pid()).expect("a daemon");
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it lives");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
+    kib << 10
+}
+
+/// What the endpoint may hold for all strangers together: bodies, what is read ahead of 256
+/// connections, and as much again for what the allocator keeps.
+const MEMORY_MAX: u64 = 128 << 20;
+
+#[tokio::test]
+async fn large_bodies_fill_no_memory_and_keep_no_webhook_out() {
+    let Some(testbed) = testbed("large-bodies").await else { return };
+    let before = memory_of(&testbed);
+    // Of each body, all but the end: 800 MB in all, if anybody took them.
+    let mut floods = tokio::task::JoinSet::new();
+    for _ in 0..40 {
+        let mut stream = connect(&testbed).await;
+        floods.spawn(async move {
+            stream.write_all(&head("POST", BODY_MAX, &[])).await?;
+            let chunk = vec![b'x'; 1 << 20];
+            for _ in 0..20 {
+                stream.write_all(&chunk).await?;
+            }
+            std::future::pending::<std::io::Result<()>>().await
+        });
+    }
+    forget_webhooks(&testbed);
+    let job = queue(&testbed, BUILD, "in the flood");
+    let body = sample(&testbed, job);
+    let began = Instant::now();
+    assert_eq!(deliver(&testbed, "workflow_job", &body).await, Some(202));
+    assert!(began.elapsed() < Duration::from_secs(5), "after {:?}", began.elapsed());
+    booting(&testbed, BUILD).await;
+    let grown = memory_of(&testbed).saturating_sub(before);
+    assert!(grown < MEMORY_MAX, "{} MiB", grown >> 20);
+    floods.shutdown().await;
+    end(testbed).await;
+}
+
+#[tokio::test]
+async fn a_slow_head_is_cut_off() {
+    let Some(testbed) = testbed("slow-head").await else { return };
+    let mut stream = connect(&testbed).await;
+    let began = Instant::now();
+    stream.write_all(b"POST / HTTP/1.1\r\nHost: forr").await.expect("a part of a head");
+    assert!(matches!(answer(&mut stream).await, None | Some(408)));
+    let took = began.elapsed();
+    assert!((9..25).contains(&took.as_secs()), "after {took:?}");
+    end(testbed).await;
+}
+
+#[tokio::test]
+async fn endless_heads_are_refused() {
+    let Some(testbed) = testbed("endless-heads").await else { return };
+    let mut many = b"POST / HTTP/1.1\r\n".to_vec();
+    (0..10_000).for_each(|n| many.extend(format!("x-{n}: y\r\n").bytes()));
+    let mut long = b"POST / HTTP/1.1\r\nx: ".to_vec();
+    long.resize(1 << 20, b'y');
+    for request in [many, long] {
+        let answer = exchange(connect(&testbed).await, &request).await;
+        assert!(matches!(answer, None | Some(431)), "{answer:?}");
+    }
+    assert_eq!(deliver(&testbed, "ping", b"{}").await, Some(200));
+    end(testbed).await;
+}
+
+/// A recorded delivery can be sent again by whoever recorded it: nothing may come of it.
+#[tokio::test]
+async fn replays_start_nothing() {
+    let Some(testbed) = testbed("replays").await else { return };
+    forget_webhooks(&testbed);
+    let job = queue(&testbed, BUILD, "once");
+    let queued = sample(&testbed, job);
+    for _ in 0..200 {
+        assert_eq!(deliver(&testbed, "workflow_job", &queued).await, Some(202));
+    }
+    let runner = booting(&testbed, BUILD).await;
+    let made = |status: &Status| status.view.runs.len() + status.view.finished.len();
+    assert_eq!(made(&testbed.client().status().await.expect("a status")), 1);
+
+    // The job is over, its run is ended, and what was recorded before comes again.
+    testbed.sim.cancel(testbed.sim.job(job).expect("the job").run_id, true).expect("cancelled");
+    let completed = testbed.sim.sample_webhook(job, JobAction::Completed).expect("a sample").1;
+    assert_eq!(deliver(&testbed, "workflow_job", &completed).await, Some(202));
+    testbed.client().stop(&runner).await.expect("stopped");
+    let gone = |status: &Status| status.view.runs.is_empty().then_some(());
+    testbed.wait(STEP, "the end of the run", gone).await.expect("it ends");
+    assert_eq!(deliver(&testbed, "workflow_job", &queued).await, Some(202));
+    assert_eq!(made(&testbed.client().status().await.expect("a status")), 1, "a replay was heard");
+    end(testbed).await;
+}
+
+#[tokio::test]
+async fn a_flood_of_refused_requests_is_a_few_lines_of_log() {
+    let Some(testbed) = testbed("refusals").await else { return };
+    for _ in 0..500 {
+        let request = post(&[("X-GitHub-Event", "workflow_job")], b"{}");
+        assert_eq!(exchange(connect(&testbed).await, &request).await, Some(401));
+    }
+    let log = std::fs::read_to_string(testbed.log()).expect("a log");
+    let lines = log.matches("webhook refused").count();
+    assert!((1..100).contains(&lines), "{lines} lines");
+    end(testbed).await;
+}
+
+#[tokio::test]
+async fn sockets_are_open_to_nobody_but_the_proxys_group() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let Some(mut plan) = plan("socket-group") else { return };
+    // Root may give a file to any group; others to one that they are in.
+    let is_root = rustix::process::geteuid().is_root();
+    let group = if is_root { 54_321 } else { rustix::process::getegid().as_raw() };
+    plan.host_lines.push(format!("webhook_group: \"{group}\""));
+    let testbed = Testbed::start(plan).await.expect("the testbed starts");
+    let of = |name: &str| {
+        std::fs::metadata(testbed.plan().base_dir().join(name)).expect("the socket is there")
+    };
+    let (webhook, control) = (of("webhook.sock"), of("control.sock"));
+    assert_eq!((webhook.permissions().mode() & 0o777, webhook.gid()), (0o660, group));
+    assert_eq!(control.permissions().mode() & 0o777, 0o600);
+    assert_eq!(control.gid(), rustix::process::getegid().as_raw());
+    end(testbed).await;
+}
