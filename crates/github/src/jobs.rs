@@ -140,12 +140,18 @@ impl GitHub {
     }
 }
 
-fn parse_runs(body: &[u8], _: &Repository) -> Result<Vec<WorkflowRunId>, serde_json::Error> {
+pub(crate) fn parse_runs(
+    body: &[u8],
+    _: &Repository,
+) -> Result<Vec<WorkflowRunId>, serde_json::Error> {
     let wire: WireRuns = serde_json::from_slice(body)?;
     Ok(wire.workflow_runs.into_iter().map(|run| WorkflowRunId(run.id)).collect())
 }
 
-fn parse_jobs(body: &[u8], repository: &Repository) -> Result<Vec<Job>, serde_json::Error> {
+pub(crate) fn parse_jobs(
+    body: &[u8],
+    repository: &Repository,
+) -> Result<Vec<Job>, serde_json::Error> {
     let wire: WireJobs = serde_json::from_slice(body)?;
     Ok(wire.jobs.into_iter().map(|job| job.into_job(repository)).collect())
 }

@@ -4,11 +4,13 @@
 //!   limits, and says exactly what a failure means. It decides nothing: when to ask, what to repeat
 //!   and how long to wait is the core's business.
 //! - [`webhook`] verifies and reads deliveries. It has no socket; the server is the daemon's.
+//! - [`answers`] reads what GitHub answers, without a connection: for tests.
 //!
 //! The protocol follows GitHub's OpenAPI description. Whatever GitHub may leave out is optional, and
 //! whatever it may add is tolerated.
 
 mod access;
+pub mod answers;
 mod app;
 mod app_key;
 mod cache;

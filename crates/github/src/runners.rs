@@ -82,7 +82,7 @@ impl GitHub {
             permissions::hint(Some(repository), &missing, answer.accepted_permissions.as_deref())
         };
         match answer.status {
-            200..300 => read_registration(&call, &answer.body, labels),
+            200..300 => JitRegistration::read(&call.name(), &answer.body, labels),
             409 => {
                 Err(RegisterError::NameTaken { request: call.name(), message: answer.message() })
             }
@@ -181,31 +181,37 @@ impl GitHub {
     }
 }
 
-fn parse_runners(body: &[u8], _: &Repository) -> Result<Vec<Runner>, serde_json::Error> {
+pub(crate) fn parse_runners(body: &[u8], _: &Repository) -> Result<Vec<Runner>, serde_json::Error> {
     let wire: WireRunners = serde_json::from_slice(body)?;
     Ok(wire.runners.into_iter().map(Runner::from).collect())
 }
 
-fn read_registration(
-    call: &Call,
-    body: &[u8],
-    asked: &Labels,
-) -> Result<JitRegistration, RegisterError> {
-    // No words of the parser: they could quote the JIT config.
-    let wire: WireJit = serde_json::from_slice(body)
-        .map_err(|_| call.bad("it holds no runner with a JIT config"))?;
-    if wire.encoded_jit_config.is_empty() || wire.encoded_jit_config.len() > JIT_CONFIG_MAX {
-        return Err(call.bad("its JIT config is empty or too long").into());
+impl JitRegistration {
+    /// Reads the answer to `request` (method and path, for errors), which asked for these labels.
+    ///
+    /// # Errors
+    /// [`RegisterError`], with no word of the answer in it.
+    pub(crate) fn read(request: &str, body: &[u8], asked: &Labels) -> Result<Self, RegisterError> {
+        let request = request.to_owned();
+        let bad = |cause: &str| GitHubError::BadAnswer {
+            request: request.clone(),
+            cause: cause.to_owned(),
+        };
+        // No words of the parser: they could quote the JIT config.
+        let wire: WireJit = serde_json::from_slice(body)
+            .map_err(|_| bad("it holds no runner with a JIT config"))?;
+        if wire.encoded_jit_config.is_empty() || wire.encoded_jit_config.len() > JIT_CONFIG_MAX {
+            return Err(bad("its JIT config is empty or too long").into());
+        }
+        let jit_config = SecretString::from(wire.encoded_jit_config);
+        let runner = Runner::from(wire.runner);
+        let missing: Vec<Label> =
+            asked.iter().filter(|label| !runner.labels.contains(label)).cloned().collect();
+        if !missing.is_empty() {
+            return Err(RegisterError::LabelsMissing { request, runner_id: runner.id, missing });
+        }
+        Ok(Self { runner_id: runner.id, labels: runner.labels, jit_config })
     }
-    let jit_config = SecretString::from(wire.encoded_jit_config);
-    let runner = Runner::from(wire.runner);
-    let missing: Vec<Label> =
-        asked.iter().filter(|label| !runner.labels.contains(label)).cloned().collect();
-    if !missing.is_empty() {
-        let (request, runner_id) = (call.name(), runner.id);
-        return Err(RegisterError::LabelsMissing { request, runner_id, missing });
-    }
-    Ok(JitRegistration { runner_id: runner.id, labels: runner.labels, jit_config })
 }
 
 fn refused(

@@ -227,7 +227,7 @@ fn chain(error: reqwest::Error) -> String {
 }
 
 impl Answer {
-    fn from_headers(status: u16, headers: &HeaderMap) -> Self {
+    pub(crate) fn from_headers(status: u16, headers: &HeaderMap) -> Self {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let date = text("date").and_then(clock::http_date);
         // Measured by GitHub's own clock where it shows it.

@@ -16,7 +16,7 @@ pub mod generations;
 mod layout;
 pub mod persistence;
 pub mod promote;
-mod qcow2;
+pub mod qcow2;
 mod qemu_img;
 pub mod readback;
 mod retention;

@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
+
 use std::path::{Path, PathBuf};
 
 use forrest_core::model::Bytes;
@@ -15,6 +15,7 @@ use forrest_core::model::Bytes;
 use crate::durable::Files;
 use crate::error::ImageError;
 use crate::format::DiskFormat;
+use crate::readback::Source;
 
 /// The largest disk that Forrest makes or accepts.
 pub const MAX_DISK: Bytes = Bytes(64 << 40);
@@ -54,19 +55,19 @@ pub struct Header {
 ///
 /// # Errors
 /// Why the image cannot be used, as a sentence fragment; or that the file cannot be read.
-pub fn read_header(file: &File) -> io::Result<Result<Header, String>> {
-    let len = file.metadata()?.len();
+pub fn read_header<S: Source + ?Sized>(file: &S) -> io::Result<Result<Header, String>> {
+    let len = file.len()?;
     let mut bytes = [0; HEADER_LEN];
     if len < HEADER_LEN as u64 {
         return Ok(Err("it is cut short: the qcow2 header is not complete".to_owned()));
     }
-    file.read_exact_at(&mut bytes, 0)?;
+    file.read_at(0, &mut bytes)?;
     let header = match parse(&bytes, len) {
         Err(why) => return Ok(Err(why)),
         Ok(header) => header,
     };
     let mut name = vec![0; header.backing_len];
-    file.read_exact_at(&mut name, header.backing_at)?;
+    file.read_at(header.backing_at, &mut name)?;
     let backing = (!name.is_empty()).then(|| PathBuf::from(std::ffi::OsStr::from_bytes(&name)));
     Ok(Ok(Header { version: header.version, virtual_size: header.virtual_size, backing }))
 }

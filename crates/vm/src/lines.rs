@@ -6,7 +6,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 
 /// What was read.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Line {
+pub enum Line {
     /// A line without its line feed.
     Text(Vec<u8>),
     /// A line longer than the bound; it was skipped.
@@ -15,7 +15,7 @@ pub(crate) enum Line {
 
 /// Reads lines of at most `len_max` bytes and holds at most that much.
 #[derive(Debug)]
-pub(crate) struct BoundedLines<R> {
+pub struct BoundedLines<R> {
     reader: BufReader<R>,
     line: Vec<u8>,
     skipping: bool,
@@ -23,8 +23,8 @@ pub(crate) struct BoundedLines<R> {
 }
 
 impl<R: AsyncRead + Unpin> BoundedLines<R> {
-    /// `buffer_len`: how many bytes are read at a time.
-    pub(crate) fn new(reader: R, len_max: usize, buffer_len: usize) -> Self {
+    /// Lines of `reader`. `buffer_len`: how many bytes are read at a time.
+    pub fn new(reader: R, len_max: usize, buffer_len: usize) -> Self {
         let reader = BufReader::with_capacity(buffer_len, reader);
         Self { reader, line: Vec::new(), skipping: false, len_max }
     }
@@ -32,7 +32,10 @@ impl<R: AsyncRead + Unpin> BoundedLines<R> {
     /// The next line; `None` at the end. What follows the last line feed is dropped.
     ///
     /// Dropping the future loses nothing.
-    pub(crate) async fn next(&mut self) -> io::Result<Option<Line>> {
+    ///
+    /// # Errors
+    /// The reader's own.
+    pub async fn next(&mut self) -> io::Result<Option<Line>> {
         loop {
             let bytes = self.reader.fill_buf().await?;
             if bytes.is_empty() {

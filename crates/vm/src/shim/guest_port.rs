@@ -28,15 +28,21 @@ const READ_BUFFER_LEN: usize = 512;
 
 /// Something that the guest said.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum GuestLine {
+pub enum GuestLine {
+    /// It has booted and waits for its job.
     Ready,
     /// It wants to know what time it is.
     TimeWanted,
+    /// Its runner has started.
     RunnerStarted,
+    /// Its runner has exited.
     RunnerExited {
+        /// With this status, where it says so.
         code: Option<i32>,
     },
+    /// It has something to complain about.
     Error {
+        /// At most [`ERROR_LEN_MAX`] characters, none of which a terminal would act on.
         text: String,
     },
     /// Not understood, or too long.
@@ -44,7 +50,8 @@ pub(crate) enum GuestLine {
 }
 
 impl GuestLine {
-    pub(crate) fn parse(line: &[u8]) -> Self {
+    /// Reads a line, without its line feed. Whatever it is, it is something.
+    pub fn parse(line: &[u8]) -> Self {
         let Ok(line) = std::str::from_utf8(line) else { return Self::Nonsense };
         let line = line.trim_end_matches('\r');
         let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
@@ -73,7 +80,8 @@ pub(crate) fn harmless(text: &str, len_max: usize) -> String {
 
 /// Invisible characters that reorder or hide text.
 fn is_format(c: char) -> bool {
-    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 /// Reads until the port closes or nobody listens any more.
