@@ -3,7 +3,7 @@
 //!
 //! A target panics where it is not. `tests/replay.rs` gives each target its files of `corpus/` in every
 //! test run; `engine/` is a package of its own, outside of the workspace, that puts them under libFuzzer
-//! (`tools/fuzz`, part of `make security`). What the fuzzer finds is fixed, and its input goes into the
+//! (`tools/fuzz`). What the fuzzer finds is fixed, and its input goes into the
 //! corpus.
 
 mod disks;
