@@ -6,7 +6,7 @@ use forrest_simulate::campaign::live;
 use forrest_simulate::world::Tracing;
 
 /// A seed whose daemon is never killed: whatever its core remembers, it remembers for a year.
-const UNBROKEN: u64 = 1;
+const UNBROKEN: u64 = 10;
 /// A seed whose daemon is killed now and then: what is left on the disk is found by another one.
 const BROKEN: u64 = 2;
 
