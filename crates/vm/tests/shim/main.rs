@@ -14,6 +14,7 @@ use forrest_core::model::{Timestamp, UidRange};
 use forrest_vm::outcome::QemuExit;
 use forrest_vm::protocol::{Happened, PauseReason};
 use forrest_vm::run_dir::{RunDirState, classify, connect, files};
+use forrest_vm::spec::DiskFormat;
 use forrest_vm::{EndReason, ShimClient, VmError, console, spawn_shim};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
@@ -262,13 +263,25 @@ async fn a_shim_that_is_told_to_stop_records_that() {
 async fn what_qemu_complains_about_is_recorded() {
     let Some(qemu) = qemu() else { return };
     let mut run = Run::of_boot_sector(qemu, &boot_sector::halt());
-    run.spec.disk.path = "missing.img".into();
+    run.spec.disk.format = DiskFormat::Qcow2;
     run.start().await;
     let outcome = run.outcome().await;
     assert_eq!(outcome.reason, EndReason::QemuFailed);
     assert_eq!(outcome.qemu_exit, QemuExit::Status(1));
-    assert!(outcome.stderr.concat().contains("missing.img"), "{:?}", outcome.stderr);
+    assert!(outcome.stderr.concat().contains("qcow2"), "{:?}", outcome.stderr);
     assert!(outcome.times.vm_started_at.is_none());
+}
+
+#[tokio::test]
+async fn a_missing_disk_is_recorded() {
+    let Some(qemu) = qemu() else { return };
+    let mut run = Run::of_boot_sector(qemu, &boot_sector::halt());
+    run.spec.disk.path = "missing.img".into();
+    run.start().await;
+    let outcome = run.outcome().await;
+    assert_eq!(outcome.reason, EndReason::QemuFailed);
+    assert_eq!(outcome.qemu_exit, QemuExit::NotStarted);
+    assert!(outcome.stderr.concat().contains("missing.img"), "{:?}", outcome.stderr);
 }
 
 #[tokio::test]
