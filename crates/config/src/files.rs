@@ -9,7 +9,7 @@ use crate::diagnostic::{Code, Diagnostic, Location, Severity};
 use crate::machine::{Base, Machine};
 use crate::path::{ConfigPath, Found};
 use crate::read;
-use crate::shared;
+use crate::shared::SharedError;
 
 /// The most of a key file, and of a template's file, that is looked at.
 const LOOK_BYTES_MAX: u64 = 1 << 20;
@@ -45,40 +45,16 @@ impl Config {
     }
 
     fn check_shared(&self, machine: &Machine, found: &mut Vec<Diagnostic>) {
+        let never = self.never_shared();
         for shared in &machine.shared {
             let location = shared.location.as_ref();
-            let path = match fs::canonicalize(&shared.path) {
-                Ok(path) => path,
-                Err(error) => {
-                    let message = format!("failed to find {}: {error}", shared.path.display());
-                    found.push(error_at(location, message).help("create the directory"));
-                    continue;
-                }
+            let Err(refusal) = shared.resolve(&never) else { continue };
+            let help = match refusal {
+                SharedError::Missing { .. } => "create the directory",
+                SharedError::NoDirectory { .. } => "name a directory",
+                SharedError::Danger { .. } => "share a directory that was made for the purpose",
             };
-            if !path.is_dir() {
-                let message = format!("{} is not a directory", shared.path.display());
-                found.push(error_at(location, message).help("name a directory"));
-                continue;
-            }
-            let base_dir = fs::canonicalize(self.host.base_dir.resolve()).ok();
-            let key = fs::canonicalize(self.github.jwt_key_file.resolve()).ok();
-            let exposed = shared::danger(&path, base_dir.as_deref()).or_else(|| {
-                let key = key.is_some_and(|key| key.starts_with(&path));
-                key.then(|| "it would give the guest the App's private key".to_owned())
-            });
-            if let Some(danger) = exposed {
-                let message = if path == shared.path {
-                    format!("{} must not be shared: {danger}", path.display())
-                } else {
-                    let written = shared.path.display();
-                    format!(
-                        "{written} leads to {}, which must not be shared: {danger}",
-                        path.display()
-                    )
-                };
-                let help = "share a directory that was made for the purpose";
-                found.push(error_at(location, message).help(help));
-            }
+            found.push(error_at(location, refusal.to_string()).help(help));
         }
     }
 }

@@ -57,4 +57,4 @@ pub use persist::PersistFrom;
 pub use repository::RepositoryConfig;
 pub use schema::schema;
 pub use secret::Secret;
-pub use shared::Shared;
+pub use shared::{NeverShared, Shared, SharedError};

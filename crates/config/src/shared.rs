@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
 
+use crate::config::Config;
 use crate::decode::{Decoder, Slot};
 use crate::diagnostic::{Code, Location};
 use crate::problem::Problem;
@@ -57,6 +58,88 @@ pub(crate) fn danger(path: &Path, base_dir: Option<&Path>) -> Option<String> {
     let own = HOST_OWN.iter().any(|own| Path::new(own) == path);
     let only = HOST_ONLY.iter().any(|only| path.starts_with(only));
     (own || only).then(|| "it belongs to the host's operating system".to_owned())
+}
+
+/// What no shared directory may be, contain, or lead to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NeverShared {
+    base_dir: Option<PathBuf>,
+    /// Files with secrets.
+    secrets: Vec<PathBuf>,
+}
+
+/// Why a directory cannot be shared.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SharedError {
+    /// It cannot be looked at.
+    #[error("failed to find {}: {reason}", path.display())]
+    Missing {
+        /// As it is written.
+        path: PathBuf,
+        /// What the operating system says.
+        reason: String,
+    },
+    /// It is something else.
+    #[error("{} is not a directory", path.display())]
+    NoDirectory {
+        /// As it is written.
+        path: PathBuf,
+    },
+    /// It would expose the host.
+    #[error("{}{} must not be shared: {danger}", written.display(), leads_to(written, path))]
+    Danger {
+        /// As it is written.
+        written: PathBuf,
+        /// Where that leads.
+        path: PathBuf,
+        /// What would be exposed.
+        danger: String,
+    },
+}
+
+fn leads_to(written: &Path, path: &Path) -> String {
+    if written == path { String::new() } else { format!(" leads to {}, which", path.display()) }
+}
+
+impl Config {
+    /// What no directory that is shared with a guest may expose. Asks the file system.
+    pub fn never_shared(&self) -> NeverShared {
+        let real = |path: &Path| std::fs::canonicalize(path).ok();
+        let key = real(self.github.jwt_key_file.resolve());
+        // The configuration itself, which may hold secrets.
+        let configuration = self.github.jwt_key_file.location().and_then(|at| real(&at.file));
+        NeverShared {
+            base_dir: real(self.host.base_dir.resolve()),
+            secrets: key.into_iter().chain(configuration).collect(),
+        }
+    }
+}
+
+impl Shared {
+    /// The directory itself, wherever links lead. To be asked again whenever it is about to be shared:
+    /// links change.
+    ///
+    /// # Errors
+    /// [`SharedError`] where there is none, or where sharing it would expose the host.
+    pub fn resolve(&self, never: &NeverShared) -> Result<PathBuf, SharedError> {
+        let path = std::fs::canonicalize(&self.path).map_err(|error| SharedError::Missing {
+            path: self.path.clone(),
+            reason: error.to_string(),
+        })?;
+        if !path.is_dir() {
+            return Err(SharedError::NoDirectory { path: self.path.clone() });
+        }
+        let secret = never.secrets.iter().any(|secret| secret.starts_with(&path));
+        let danger = danger(&path, never.base_dir.as_deref()).or_else(|| {
+            secret.then(|| {
+                "it would give the guest the App's private key or the configuration".to_owned()
+            })
+        });
+        match danger {
+            Some(danger) => Err(SharedError::Danger { written: self.path.clone(), path, danger }),
+            None => Ok(path),
+        }
+    }
 }
 
 /// Reads the list.

@@ -5,6 +5,7 @@
 //! QEMU's sockets, and root in the guest reaches neither that user nor the filter.
 //!
 //! - [`uids`]: the users, one for each live VM of the host.
+//! - [`files`]: which files QEMU can open.
 //! - [`rules`]: the filter's rules, as text; pure.
 //! - [`filter`]: putting the rules in place, keeping them there, taking them away.
 //! - [`resolvers`]: the name servers, which guests may ask.
@@ -15,6 +16,7 @@
 
 mod error;
 mod events;
+pub mod files;
 pub mod filter;
 pub mod privileges;
 pub mod resolvers;

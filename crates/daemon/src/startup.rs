@@ -141,6 +141,7 @@ async fn host(config: &Config, supervisor: PathBuf) -> Result<Host, DaemonError>
         boot_id: boot_id.unwrap_or_default(),
         supervisor,
         containment: Containment::find(config.host.vm_uids).await,
+        never_shared: config.never_shared(),
     })
 }
 

@@ -439,6 +439,7 @@ mod tests {
                 layer("/base/7.img", DiskFormat::Qcow2),
                 layer("/base/src.img", DiskFormat::Raw),
             ],
+            virtual_size: None,
         };
         spec.network = Network { isolated: true, filter: None };
         spec.confinement = Confinement { sandbox: false, uids: None };

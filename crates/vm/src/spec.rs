@@ -96,6 +96,9 @@ pub struct Disk {
     /// an image.
     #[serde(default)]
     pub backing: Vec<Layer>,
+    /// The disk's size as the guest sees it; `None` where that is not known, and the file's not bounded.
+    #[serde(default)]
+    pub virtual_size: Option<Bytes>,
 }
 
 /// An image file below an overlay. Nobody writes to it.
@@ -388,7 +391,12 @@ pub(crate) mod tests {
             accel: Accel::Tcg,
             cpus: 2,
             ram: Bytes::gib(1),
-            disk: Disk { path: "disk.img".into(), format: DiskFormat::Raw, backing: Vec::new() },
+            disk: Disk {
+                path: "disk.img".into(),
+                format: DiskFormat::Raw,
+                backing: Vec::new(),
+                virtual_size: None,
+            },
             cloud_init: "cloud-init.img".into(),
             job_config: "job-config.img".into(),
             shared: Vec::new(),

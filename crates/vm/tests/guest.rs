@@ -134,6 +134,7 @@ fn guest(stock: &Stock, backing: &Path, format: &str) -> Run {
         path: files::DISK.into(),
         format: DiskFormat::Qcow2,
         backing: below(backing, format),
+        virtual_size: None,
     };
     run.spec.cpus = 2;
     run.spec.boot_timeout_ms = BOOT_TIMEOUT_MS;

@@ -73,6 +73,7 @@ impl Namespace {
         let said = maker.stdout.take().expect("its output");
         BufReader::new(said).read_line(&mut line).expect("a line");
         if line != "made\n" {
+            maker.wait().expect("its end");
             skip("network namespaces are not possible here");
             return None;
         }

@@ -1,7 +1,7 @@
 //! What keeps guests inside: QEMU's users, the egress filter.
 
 use forrest_config::Config;
-use forrest_confine::privileges;
+use forrest_confine::{files, privileges};
 use forrest_core::model::UidRange;
 
 use super::{Area, Findings};
@@ -30,6 +30,14 @@ pub(super) async fn examine(config: Option<&Config>, findings: &mut Findings) {
             format!("QEMU would run as Forrest's own user: {why}"),
             "a guest that breaks out of QEMU could do what Forrest can; this is about whoever runs \
              `forrest doctor`, while the service has what its unit gives it",
+        ),
+    }
+    match files::supported() {
+        Ok(()) => findings.ok(Area::Host, "QEMU can be kept from the host's files (Landlock)"),
+        Err(why) => findings.warning(
+            Area::Host,
+            why,
+            "it is a wall behind the wall: QEMU's user has no files, but reads what everyone can",
         ),
     }
     let wanted = config.is_none_or(|config| config.machines().any(|m| m.network.filter));

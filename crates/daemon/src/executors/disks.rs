@@ -64,8 +64,12 @@ impl Executors {
             if settings(run)?.network.filter {
                 self.host.containment.filter().await?;
             }
-            let (store, run) = (self.store.clone(), Arc::clone(run));
-            blocking(move || begin(&store, &run)).await
+            let (store, host, run) = (self.store.clone(), Arc::clone(&self.host), Arc::clone(run));
+            blocking(move || {
+                shared_dirs(settings(&run)?, &host)?;
+                begin(&store, &run)
+            })
+            .await
         });
         made.await.clone()
     }
@@ -386,18 +390,11 @@ pub(super) fn spec(
                 .into_iter()
                 .map(|below| Layer { path: below.path, format: vm_format(below.format) })
                 .collect(),
+            virtual_size: Some(disk.virtual_size),
         },
         cloud_init: dir.cloud_init(),
         job_config: dir.job_config(),
-        shared: settings
-            .shared
-            .iter()
-            .map(|shared| SharedDir {
-                path: shared.path.clone(),
-                tag: shared.tag.clone(),
-                writable: shared.writable,
-            })
-            .collect(),
+        shared: shared_dirs(settings, host)?,
         boot,
         boot_timeout_ms,
         network: Network {
@@ -409,6 +406,16 @@ pub(super) fn spec(
         confinement: Confinement { uids: host.containment.uids(), ..Confinement::default() },
         record: serde_json::Value::Null,
     })
+}
+
+/// Looked at again for each run: what was harmless when the configuration was checked may have become a
+/// link to elsewhere.
+fn shared_dirs(settings: &Machine, host: &Host) -> Result<Vec<SharedDir>, String> {
+    let shared = settings.shared.iter().map(|shared| {
+        let path = shared.resolve(&host.never_shared).map_err(|error| error.to_string())?;
+        Ok(SharedDir { path, tag: shared.tag.clone(), writable: shared.writable })
+    });
+    shared.collect()
 }
 
 fn vm_format(format: DiskFormat) -> VmDiskFormat {

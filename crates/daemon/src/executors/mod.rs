@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use forrest_config::{Config, Machine};
+use forrest_config::{Config, Machine, NeverShared};
 use forrest_core::event::Trouble;
 use forrest_core::model::{Bytes, Labels, MachineTypeName, RunnerName};
 use forrest_core::{Event, RunEvent};
@@ -54,6 +54,8 @@ pub struct Host {
     pub supervisor: PathBuf,
     /// What keeps guests inside.
     pub(crate) containment: Containment,
+    /// What no guest may see of the host. The fields that it depends on need a restart.
+    pub(crate) never_shared: NeverShared,
 }
 
 /// What one run was created with.

@@ -4,6 +4,7 @@
 
 mod bad_config;
 mod bad_images;
+mod containment;
 mod contract;
 mod endpoint;
 mod http;

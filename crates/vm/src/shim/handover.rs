@@ -139,6 +139,7 @@ fn shared_dir(dir: &SharedDir) -> Result<OwnedFd, VmError> {
     Ok(opened)
 }
 
-fn fd_link(fd: RawFd) -> String {
+/// The name by which the calling process can open what it has open.
+pub(super) fn fd_link(fd: RawFd) -> String {
     format!("/proc/self/fd/{fd}")
 }

@@ -6,6 +6,7 @@
 //! - `machine`: what to do when what happens; pure.
 //! - `supervise`: the loop around it, and all of its I/O.
 //! - `handover`: what QEMU is handed open: its files and sockets.
+//! - `limits`: the resources that QEMU may take.
 //! - `process`: QEMU's process, what it gives up, and its bond to the shim.
 //! - `containment`: the user that QEMU runs as, and the egress filter.
 //! - `migrate`: saving and loading templates.
@@ -22,6 +23,7 @@ mod control;
 pub mod guest_port;
 mod handover;
 mod journal;
+mod limits;
 pub mod machine;
 mod migrate;
 mod process;

@@ -8,8 +8,10 @@
 //!    the file by its name, for the directories above it are Forrest's alone;
 //! 2. no capability is left in the bounding set;
 //! 3. it becomes the VM's user, in the VMs' group and no other, but for the group of `/dev/kvm`;
-//! 4. no capabilities, no new privileges, no core dumps;
-//! 5. the bond to the shim.
+//! 4. no capabilities, no new privileges;
+//! 5. bounds of what it may take ([`super::limits`]); no files but what every QEMU needs
+//!    ([`forrest_confine::files`]), its template's RAM, and shared directories;
+//! 6. the bond to the shim.
 
 use std::ffi::OsString;
 use std::io;
@@ -20,11 +22,10 @@ use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 
 use forrest_confine::Claim;
+use forrest_confine::files::{self, Reach};
 use rustix::fs::{Mode, fchmod, fchown};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
-use rustix::process::{
-    Pid, Resource, Rlimit, Signal, getppid, set_parent_process_death_signal, setrlimit,
-};
+use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, Gid, Uid, clear_ambient_capability_set,
     remove_capability_from_bounding_set, set_capabilities,
@@ -33,7 +34,8 @@ use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
 use tokio::process::{Child, ChildStderr, Command};
 
-use super::handover::Handover;
+use super::handover::{Handover, fd_link};
+use super::limits::Limits;
 use crate::VmError;
 use crate::argv::qemu_args;
 use crate::outcome::QemuExit;
@@ -60,6 +62,9 @@ struct Launch {
     user: Option<User>,
     /// A template's RAM, and the permissions that QEMU needs of it.
     ram: Option<(RawFd, u32)>,
+    /// Shared directories, and whether they are written to.
+    shared: Vec<(RawFd, bool)>,
+    limits: Limits,
     qemu: PathBuf,
 }
 
@@ -85,6 +90,14 @@ pub(crate) fn start(spec: &RunSpec, claim: Option<&Claim>) -> Result<Qemu, VmErr
         parent: std::process::id(),
         user: claim.map(|claim| user(spec, claim)),
         ram: handover.wiring.ram.zip(ram_mode),
+        shared: handover
+            .wiring
+            .shared
+            .iter()
+            .zip(&spec.shared)
+            .map(|(fd, dir)| (*fd, dir.writable))
+            .collect(),
+        limits: Limits::of(spec),
         qemu: spec.qemu.clone(),
     };
     let launch = serde_json::to_string(&launch).map_err(|err| failed(err.into()))?;
@@ -171,8 +184,8 @@ fn confine(launch: &Launch) -> Result<(), String> {
     clear_ambient_capability_set().map_err(failed("renounce capabilities"))?;
     set_capabilities(None, sets).map_err(failed("renounce capabilities"))?;
     rustix::thread::set_no_new_privs(true).map_err(failed("renounce privileges"))?;
-    let no_core = Rlimit { current: Some(0), maximum: Some(0) };
-    setrlimit(Resource::Core, no_core).map_err(failed("forbid core dumps"))?;
+    launch.limits.apply(launch.user.is_some())?;
+    files::restrict(&reach(launch)).map_err(|err| format!("could not restrict files: {err}"))?;
     // After the change of user, which would undo it. The parent may have died just before.
     set_parent_process_death_signal(Some(Signal::KILL)).map_err(failed("bind to the shim"))?;
     let parent = i32::try_from(launch.parent).ok();
@@ -182,11 +195,20 @@ fn confine(launch: &Launch) -> Result<(), String> {
     Ok(())
 }
 
+fn reach(launch: &Launch) -> Reach {
+    let path = |fd: RawFd| PathBuf::from(fd_link(fd));
+    Reach {
+        program: launch.qemu.clone(),
+        file: launch.ram.map(|(fd, mode)| (path(fd), mode & 0o020 != 0)),
+        directories: launch.shared.iter().map(|(fd, writable)| (path(*fd), *writable)).collect(),
+    }
+}
+
 /// The owner of a file may give it to a group that the owner is in, which this process is for a moment.
 fn share_ram(fd: RawFd, mode: u32, gid: u32) -> Result<(), Errno> {
     let gid = Gid::from_raw(gid);
     rustix::thread::set_thread_groups(&[gid])?;
-    let file = std::fs::File::open(format!("/proc/self/fd/{fd}"))
+    let file = std::fs::File::open(fd_link(fd))
         .map_err(|err| Errno::from_io_error(&err).unwrap_or(Errno::IO))?;
     fchown(&file, None, Some(gid))?;
     fchmod(&file, Mode::from_raw_mode(mode))

@@ -1,0 +1,185 @@
+//! Which files a process may still open (Landlock, `landlock(7)`).
+//!
+//! QEMU needs its own program and libraries, firmware, a little of `/proc`, `/sys` and `/etc`, and its
+//! devices; what belongs to its VM it is handed open. The rest of the host's files it cannot even look
+//! at, readable for everyone or not. Neither can it take a TCP port, nor reach abstract Unix sockets or
+//! signal processes outside, where the kernel is recent enough.
+
+use std::path::{Path, PathBuf};
+
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd,
+    Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError, Scope,
+};
+
+/// The newest version of Landlock that is made use of; older kernels leave out what they do not know.
+const NEWEST: ABI = ABI::V6;
+
+/// Where programs and their libraries and firmware are, whatever the distribution.
+const PROGRAMS: [&str; 9] =
+    ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/opt", "/nix/store", "/gnu/store"];
+
+/// What the C library and QEMU read of the host besides; links are followed.
+const READ: [&str; 9] = [
+    "/etc/ld.so.cache",
+    "/etc/ld.so.preload",
+    "/etc/localtime",
+    "/etc/nsswitch.conf",
+    "/proc/cpuinfo",
+    "/proc/meminfo",
+    "/proc/sys/vm",
+    "/sys/devices/system",
+    "/dev/urandom",
+];
+
+/// What QEMU writes to as well.
+const DEVICES: [&str; 2] = ["/dev/null", "/dev/kvm"];
+
+/// What a process may open, besides what every QEMU needs.
+#[derive(Debug, Clone, Default)]
+pub struct Reach {
+    /// The program that it becomes: its libraries may be beside it.
+    pub program: PathBuf,
+    /// A file to read, and to write if so.
+    pub file: Option<(PathBuf, bool)>,
+    /// Directories to read, and to write if so.
+    pub directories: Vec<(PathBuf, bool)>,
+}
+
+/// Restricts the calling process for good, as far as the kernel can.
+///
+/// # Errors
+/// What the kernel says. Where it does not know Landlock at all, that is no error.
+pub fn restrict(reach: &Reach) -> Result<(), String> {
+    restricted(reach).map_err(|err| err.to_string())
+}
+
+fn restricted(reach: &Reach) -> Result<(), RulesetError> {
+    let read = AccessFs::from_read(NEWEST);
+    let read_file = AccessFs::ReadFile | AccessFs::ReadDir;
+    let write_file =
+        AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::Truncate | AccessFs::IoctlDev;
+    let mut rules = Ruleset::default()
+        .handle_access(AccessFs::from_all(NEWEST))?
+        .handle_access(AccessNet::BindTcp)?
+        .scope(Scope::AbstractUnixSocket | Scope::Signal)?
+        .create()?;
+    for path in PROGRAMS {
+        rules = allow(rules, Path::new(path), read)?;
+    }
+    // A QEMU of one's own: PREFIX/bin/qemu-system-….
+    if let Some(prefix) =
+        reach.program.parent().and_then(Path::parent).filter(|p| *p != Path::new("/"))
+    {
+        rules = allow(rules, prefix, read)?;
+    }
+    for path in READ.map(Path::new).into_iter().chain([Path::new("/proc/self")]) {
+        rules = allow(rules, path, read_file)?;
+    }
+    for path in resolver_files() {
+        rules = allow(rules, &path, AccessFs::ReadFile.into())?;
+    }
+    for path in DEVICES {
+        rules = allow(rules, Path::new(path), write_file)?;
+    }
+    if let Some((path, write)) = &reach.file {
+        rules = allow(rules, path, if *write { write_file } else { AccessFs::ReadFile.into() })?;
+    }
+    for (path, write) in &reach.directories {
+        rules = allow(rules, path, if *write { shared_and_written() } else { read_file })?;
+    }
+    rules.restrict_self().map(drop)
+}
+
+/// In a directory that a guest may write to, QEMU makes plain files and directories only.
+fn shared_and_written() -> BitFlags<AccessFs> {
+    let never = AccessFs::Execute
+        | AccessFs::MakeChar
+        | AccessFs::MakeBlock
+        | AccessFs::MakeFifo
+        | AccessFs::MakeSock
+        | AccessFs::MakeSym
+        | AccessFs::IoctlDev;
+    AccessFs::from_all(NEWEST) & !never
+}
+
+/// `/etc/resolv.conf` is replaced as a whole when name servers change, so its directory counts, as does
+/// that of what it leads to.
+fn resolver_files() -> Vec<PathBuf> {
+    let path = Path::new(crate::resolvers::PATH);
+    let real = std::fs::canonicalize(path).unwrap_or_default();
+    [path, &real].iter().filter_map(|path| path.parent()).map(Path::to_owned).collect()
+}
+
+/// What is not there needs no permission.
+fn allow(
+    rules: RulesetCreated,
+    path: &Path,
+    access: BitFlags<AccessFs>,
+) -> Result<RulesetCreated, RulesetError> {
+    let Ok(fd) = PathFd::new(path) else { return Ok(rules) };
+    // Files take fewer rights than directories.
+    let is_dir = std::fs::metadata(path).is_ok_and(|found| found.is_dir());
+    let access = if is_dir { access } else { access & AccessFs::from_file(NEWEST) };
+    rules.add_rule(PathBeneath::new(fd, access))
+}
+
+/// Whether the kernel can restrict which files a process opens, or why not.
+///
+/// # Errors
+/// The reason, with what to do.
+pub fn supported() -> Result<(), String> {
+    let asked = Ruleset::default()
+        .set_compatibility(CompatLevel::HardRequirement)
+        .handle_access(AccessFs::from_all(ABI::V1))
+        .and_then(Ruleset::create);
+    asked.map(drop).map_err(|_| {
+        "this kernel does not restrict which files QEMU can open (Landlock): it needs Linux 5.13, \
+         and landlock among the security modules (lsm= on the kernel's command line)"
+            .to_owned()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The restriction holds for the thread that asks for it, and for what it starts.
+    #[test]
+    fn what_is_not_named_cannot_be_opened() {
+        if let Err(why) = supported() {
+            eprintln!("SKIPPED, NOT TESTED: {why}");
+            assert!(std::env::var("CI").as_deref() != Ok("true"), "{why}");
+            return;
+        }
+        let dir = std::env::temp_dir().join(format!("forrest-landlock-{}", std::process::id()));
+        let (named, other) = (dir.join("named"), dir.join("other"));
+        for dir in [&named, &other] {
+            std::fs::create_dir_all(dir).expect("a directory");
+            std::fs::write(dir.join("file"), b"x").expect("a file");
+        }
+        let (named_too, other_too) = (named.clone(), other.clone());
+        let restricted = std::thread::spawn(move || {
+            let reach = Reach {
+                program: "/usr/bin/qemu-system-x86_64".into(),
+                file: Some((other_too.join("file"), false)),
+                directories: vec![(named_too.clone(), true)],
+            };
+            restrict(&reach).expect("restricted");
+            std::fs::write(named_too.join("new"), b"y").expect("a named directory is written to");
+            std::fs::read(other_too.join("file")).expect("a named file is read");
+            std::fs::read("/proc/cpuinfo").expect("what QEMU needs is read");
+            std::fs::read(crate::resolvers::PATH).expect("name servers are read");
+            let denied = |result: std::io::Result<()>| {
+                result.is_err_and(|err| err.kind() == std::io::ErrorKind::PermissionDenied)
+            };
+            assert!(denied(std::fs::write(other_too.join("file"), b"z")));
+            assert!(denied(std::fs::read_dir(&other_too).map(drop)));
+            assert!(denied(std::fs::read("/root/.profile").map(drop)));
+            assert!(denied(std::fs::read_dir("/").map(drop)));
+            assert!(denied(std::os::unix::fs::symlink("/", named_too.join("link"))));
+        });
+        restricted.join().expect("as expected");
+        std::fs::remove_dir_all(&dir).expect("removed");
+    }
+}
