@@ -72,6 +72,7 @@ impl Core {
                 *since = earlier(*since);
             }
         }
+        self.reclaimed_at = self.reclaimed_at.map(earlier);
         for health in self.health.values_mut() {
             health.paused_until = health.paused_until.map(earlier);
         }

@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    Generation, ImageRef, Job, JobId, MachineTypeName, Repository, RunnerId, RunnerName, Timestamp,
+    Bytes, Generation, ImageRef, Job, JobId, MachineTypeName, Repository, RunnerId, RunnerName,
+    Timestamp,
 };
 
 /// Something to be done outside. Doing it twice does no harm.
@@ -159,6 +160,12 @@ pub enum Command {
     /// Look for webhooks that never arrived and have them sent again: answered by
     /// `DeliveriesRepaired`.
     RepairDeliveries,
+    /// Make room on the disk with what nobody needs, and then with what is needed least, until so much
+    /// is free. No answer: the next measurement tells.
+    Reclaim {
+        /// What is to be free.
+        wanted: Bytes,
+    },
     /// Tell people.
     Note(Note),
 }

@@ -41,6 +41,8 @@ pub struct Core {
     pub(crate) waiting: BTreeMap<MachineTypeName, Waiting>,
     /// Free disk space, once it was measured.
     pub(crate) free_disk: Option<Bytes>,
+    /// When room was last made on the disk.
+    pub(crate) reclaimed_at: Option<Timestamp>,
     pub(crate) draining: bool,
     pub(crate) random: Random,
     /// The last time that was handed in.
@@ -70,6 +72,7 @@ impl Core {
             finished: VecDeque::new(),
             waiting: BTreeMap::new(),
             free_disk: None,
+            reclaimed_at: None,
             draining: false,
             random: Random::new(seed),
             clock: None,
@@ -142,7 +145,7 @@ impl Core {
             }
             Event::DeliveriesRepaired(result) => self.deliveries_repaired(now, result, out),
             Event::HostMeasured { free_disk, run_disks } => {
-                self.free_disk = Some(free_disk);
+                self.disk_measured(now, free_disk, out);
                 self.runs.disks_measured(&run_disks);
                 self.unscheduled |= !self.waiting.is_empty();
             }

@@ -20,6 +20,7 @@ pub mod model;
 pub mod policy;
 mod polls;
 mod random;
+mod reclaim;
 pub mod run;
 mod schedule;
 pub mod sizes;

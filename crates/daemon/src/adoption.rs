@@ -87,3 +87,99 @@ fn modified(dir: &RunDir) -> Timestamp {
     let time = std::fs::metadata(dir.path()).and_then(|found| found.modified());
     time.map_or_else(|_| now(), timestamp)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use forrest_core::event::EndReason;
+    use forrest_core::model::RunnerName;
+
+    use super::*;
+
+    /// What a power loss may leave of a file.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Remains {
+        Nothing,
+        Empty,
+        Torn,
+        Whole,
+    }
+
+    const ALL: [Remains; 4] = [Remains::Nothing, Remains::Empty, Remains::Torn, Remains::Whole];
+
+    impl Remains {
+        fn of(self, path: &Path, content: &str) {
+            let half = content.len() / 2;
+            let bytes = match self {
+                Self::Nothing => return,
+                Self::Empty => Vec::new(),
+                Self::Torn => {
+                    [&content.as_bytes()[..half], &vec![0; content.len() - half]].concat()
+                }
+                Self::Whole => content.as_bytes().to_vec(),
+            };
+            std::fs::write(path, bytes).expect("written");
+        }
+    }
+
+    /// Whatever a power loss leaves of a run's records, the run is settled by what can be read: none is
+    /// taken for one that lives, none is overlooked, and only a whole outcome says that a guest shut
+    /// itself down.
+    #[test]
+    fn a_power_loss_leaves_no_run_that_cannot_be_settled() {
+        let base = tempfile::tempdir().expect("a directory");
+        let store = Store::open(base.path()).expect("a store");
+        let machine: forrest_core::model::MachineTypeName = "o/r/m".parse().expect("a name");
+        let mut number = 0;
+        for record in ALL {
+            for outcome in ALL {
+                for mark in ALL {
+                    for disk in [Remains::Nothing, Remains::Empty] {
+                        number += 1;
+                        let runner: RunnerName =
+                            format!("forrest-m-{number:016}").parse().expect("a name");
+                        let dir = store.create_run_dir(&runner, &machine).expect("a new run");
+                        let path = dir.path();
+                        record.of(&path.join("record.json"), &whole_record(&runner));
+                        outcome.of(&path.join("outcome.json"), &whole_outcome(&runner));
+                        mark.of(&path.join("shim.lock"), "started\n");
+                        disk.of(&path.join("disk.img"), "");
+                        let left = (record, outcome, mark, disk);
+                        let run = adopt(&dir).unwrap_or_else(|| panic!("{left:?} is overlooked"));
+                        match run.vm {
+                            AdoptedVm::Live { .. } => panic!("{left:?} is taken for alive"),
+                            AdoptedVm::Ended { end, runner_id, .. } => {
+                                assert_eq!(runner_id.is_some(), record == Remains::Whole);
+                                let whole = outcome == Remains::Whole;
+                                let shut_down = end.reason == EndReason::GuestShutdown;
+                                assert_eq!(shut_down, whole, "{left:?}");
+                            }
+                            AdoptedVm::NotStarted => {
+                                assert_ne!(outcome, Remains::Whole, "{left:?}")
+                            }
+                            AdoptedVm::DiskSettled => {
+                                assert_eq!(disk, Remains::Nothing, "{left:?}")
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        assert_eq!(adopted(&store).len(), number);
+    }
+
+    fn whole_record(runner: &RunnerName) -> String {
+        format!(
+            r#"{{"runner": "{runner}", "machine": "o/r/m", "ram": 1, "cpus": 1, "disk": 1,
+                "created_at": 1, "runner_id": 7}}"#
+        )
+    }
+
+    fn whole_outcome(runner: &RunnerName) -> String {
+        format!(
+            r#"{{"format": 1, "runner": "{runner}", "boot": "cold", "reason": "guest-shutdown",
+                "requested": false, "detail": "", "qemu_exit": {{"status": 0}}, "times": {{}}}}"#
+        )
+    }
+}

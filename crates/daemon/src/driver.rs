@@ -212,6 +212,9 @@ impl Driver {
             Command::RemoveOrphan { repository, id, .. } => {
                 self.tasks.spawn(executors.remove_orphan(repository, id));
             }
+            Command::Reclaim { wanted } => {
+                self.tasks.spawn(executors.reclaim(wanted));
+            }
             Command::MarkBroken { machine, generation, why } => {
                 self.tasks.spawn(executors.mark_broken(machine, generation, why));
             }
@@ -287,6 +290,7 @@ impl Driver {
             | Command::BuildSnapshot { .. }
             | Command::CancelSnapshot { .. }
             | Command::DropSnapshot { .. }
+            | Command::Reclaim { .. }
             | Command::MarkBroken { .. } => return,
         };
     }

@@ -21,6 +21,15 @@ pub enum ImageError {
         /// The operating system's answer.
         source: io::Error,
     },
+    /// The base directory is not there any more, or is not the one that was opened.
+    #[error(
+        "the base directory {} is gone, or empty: is its file system mounted? Nothing starts until it is \
+         back", base.display()
+    )]
+    BaseGone {
+        /// The base directory.
+        base: PathBuf,
+    },
     /// A file that should be a disk image is none that Forrest can start from.
     #[error("{} cannot be used as a disk image: {why}", path.display())]
     NotAnImage {

@@ -62,13 +62,17 @@ impl Store {
     /// Makes a run's directory, for this user alone.
     ///
     /// # Errors
-    /// [`ImageError::Io`], also when it exists: runner names are never used twice.
+    /// [`ImageError::Io`], also when it exists: runner names are never used twice;
+    /// [`ImageError::BaseGone`], instead of making another base directory where the real one was.
     pub fn create_run_dir(
         &self,
         runner: &RunnerName,
         machine: &MachineTypeName,
     ) -> Result<RunDir, ImageError> {
         let run = self.run_dir(runner, machine);
+        if !self.layout.runs().is_dir() {
+            return Err(ImageError::BaseGone { base: self.layout.base().to_owned() });
+        }
         if let Some(parent) = run.path.parent() {
             self.files.make_dirs(parent, 0o750)?;
         }

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+use github_sim::SimConfig;
 use github_sim::runner::{RUNNER_VERSION, runner_tarball, tarball_name};
 
 use crate::{PERSISTENCE_TOKEN, WEBHOOK_SECRET};
@@ -26,6 +27,8 @@ pub struct Plan {
     pub polling_interval: String,
     /// The machine types.
     pub machines: Vec<MachinePlan>,
+    /// How the simulator behaves; where it listens is decided when it starts.
+    pub sim: SimConfig,
 }
 
 /// A machine type.
@@ -72,6 +75,7 @@ impl Plan {
             host_lines: Vec::new(),
             polling_interval: "15m".to_owned(),
             machines: Vec::new(),
+            sim: SimConfig::default(),
         }
     }
 
@@ -114,11 +118,14 @@ impl Plan {
         line(format_args!("host:"));
         line(format_args!("  base_dir: {}", self.base_dir().display()));
         line(format_args!("  ram: {}", self.ram));
-        line(format_args!("  min_free_disk: 1G"));
+        let has = |field: &str| self.host_lines.iter().any(|line| line.starts_with(field));
+        if !has("min_free_disk:") {
+            line(format_args!("  min_free_disk: 1G"));
+        }
         for extra in &self.host_lines {
             line(format_args!("  {extra}"));
         }
-        if !self.host_lines.iter().any(|line| line.starts_with("accel:")) {
+        if !has("accel:") {
             line(format_args!("  accel: {}", accel()));
         }
         if !filtered && !self.sets_network() {

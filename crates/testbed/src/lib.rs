@@ -62,10 +62,10 @@ impl Testbed {
             .with_context(|| format!("could not create {}", plan.base_dir().display()))?;
         // Guests reach the host's loopback as 10.0.2.2, so the port has to be known beforehand.
         let port = free_port()?;
-        let settings =
-            Settings { runner_url: format!("http://10.0.2.2:{port}"), ..Settings::default() };
+        let runner_url = format!("http://10.0.2.2:{port}");
+        let settings = Settings { runner_url, ..plan.sim.settings.clone() };
         let listen = SocketAddr::from(([127, 0, 0, 1], port));
-        let sim = Sim::start(SimConfig { listen, settings, ..SimConfig::default() }).await?;
+        let sim = Sim::start(SimConfig { listen, settings, ..plan.sim.clone() }).await?;
         let hook = Hook {
             target: HookTarget::Unix {
                 socket: plan.base_dir().join("webhook.sock"),
@@ -90,10 +90,17 @@ impl Testbed {
     /// # Errors
     /// Whatever keeps it from starting, with its own words.
     pub async fn start_daemon(&mut self) -> Result<()> {
+        let forrest = self.plan.forrest.clone();
+        self.start_daemon_from(&forrest).await
+    }
+
+    /// Starts the daemon from another program file, as after an upgrade.
+    ///
+    /// # Errors
+    /// As [`Testbed::start_daemon`].
+    pub async fn start_daemon_from(&mut self, forrest: &Path) -> Result<()> {
         let (config, log) = (self.config(), self.log());
-        let daemon =
-            Daemon::start(&self.plan.forrest, &config, &self.plan.base_dir(), &log).await?;
-        self.daemon = Some(daemon);
+        self.daemon = Some(Daemon::start(forrest, &config, &self.plan.base_dir(), &log).await?);
         Ok(())
     }
 
@@ -263,6 +270,38 @@ pub fn hanging_image() -> Vec<u8> {
     // cli; hlt; jmp back to the hlt.
     disk[..4].copy_from_slice(&[0xfa, 0xf4, 0xeb, 0xfd]);
     disk[510..512].copy_from_slice(&[0x55, 0xaa]);
+    disk
+}
+
+/// One whose boot sector writes its whole disk, 32 KiB at a time by the firmware's extended write, and
+/// then powers off.
+pub fn filling_image() -> Vec<u8> {
+    /// Where the packet is that tells the firmware what to write.
+    const PACKET: usize = 0x100;
+    // xor ax, ax; mov ds, ax; loop: mov ax, 0x4300; mov si, packet; int 0x13; jc end;
+    // add dword [packet + 8], 64; jmp loop; end: mov dx, 0x604; mov ax, 0x2000; out dx, ax; hlt
+    let code = [
+        0x31, 0xc0, 0x8e, 0xd8, 0xb8, 0x00, 0x43, 0xbe, 0x00, 0x7d, 0xcd, 0x13, 0x72, 0x08, 0x66,
+        0x83, 0x06, 0x08, 0x7d, 0x40, 0xeb, 0xee, 0xba, 0x04, 0x06, 0xb8, 0x00, 0x20, 0xef, 0xf4,
+    ];
+    let mut disk = hanging_image();
+    disk[..code.len()].copy_from_slice(&code);
+    // Its size, the number of sectors, where the data comes from (this very code), the first sector.
+    let packet = [0x10, 0, 64, 0, 0x00, 0x00, 0xc0, 0x07, 1, 0, 0, 0, 0, 0, 0, 0];
+    disk[PACKET..PACKET + packet.len()].copy_from_slice(&packet);
+    disk
+}
+
+/// One whose boot sector waits for the power button, and powers off when it is pressed.
+pub fn obedient_image() -> Vec<u8> {
+    // mov dx, 0x602; mov ax, 0x100; out dx, ax; mov dx, 0x600; loop: in ax, dx; test ah, 1; jz loop;
+    // mov dx, 0x604; mov ax, 0x2000; out dx, ax; hlt
+    let code = [
+        0xba, 0x02, 0x06, 0xb8, 0x00, 0x01, 0xef, 0xba, 0x00, 0x06, 0xed, 0xf6, 0xc4, 0x01, 0x74,
+        0xfa, 0xba, 0x04, 0x06, 0xb8, 0x00, 0x20, 0xef, 0xf4,
+    ];
+    let mut disk = hanging_image();
+    disk[..code.len()].copy_from_slice(&code);
     disk
 }
 

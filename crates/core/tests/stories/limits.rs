@@ -1,9 +1,11 @@
 //! Nothing grows without bound, and nothing absurd breaks the sums.
 
+use std::time::Duration;
+
 use forrest_core::event::{AdoptedVm, Source};
 use forrest_core::jobs::{ACTIVE_JOBS_MAX, DONE_JOBS_MAX};
 use forrest_core::model::{Bytes, Conclusion, JobStatus};
-use forrest_core::{Event, RunEvent};
+use forrest_core::{Command, Event, RunEvent};
 
 use crate::world::*;
 
@@ -49,6 +51,27 @@ fn absurd_sizes_do_not_break_the_sums() {
             job: None,
         })));
     }
+}
+
+#[test]
+fn room_is_made_on_a_disk_that_is_nearly_full_and_not_again_at_once() {
+    let mut world = World::new(&[("build", 4)]);
+    let measured = |free_disk| Event::HostMeasured { free_disk, run_disks: [].into() };
+    let is_reclaim = |command: &Command| matches!(command, Command::Reclaim { .. });
+    world.event(measured(Bytes::gib(1)));
+    assert_eq!(world.count(is_reclaim), 0);
+    for _ in 0..5 {
+        world.event(measured(Bytes(Bytes::gib(1).0 - 1)));
+    }
+    let wanted = Bytes::gib(1);
+    assert_eq!(world.expect(is_reclaim), Command::Reclaim { wanted });
+    assert_eq!(world.count(is_reclaim), 0);
+    world.after(Duration::from_secs(10 * 60 - 1));
+    world.event(measured(Bytes(0)));
+    assert_eq!(world.count(is_reclaim), 0);
+    world.after(Duration::from_secs(1));
+    world.event(measured(Bytes(0)));
+    assert_eq!(world.count(is_reclaim), 1);
 }
 
 #[test]

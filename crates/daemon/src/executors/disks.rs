@@ -464,7 +464,7 @@ fn origin(job: Option<&Job>, event: Option<String>) -> Origin {
 }
 
 /// Removes what is left of all but the newest finished runs.
-fn remove_old_runs(store: &Store, keep: usize) -> Result<(), ImageError> {
+pub(super) fn remove_old_runs(store: &Store, keep: usize) -> Result<(), ImageError> {
     let mut over: Vec<_> = store
         .list_run_dirs()?
         .into_iter()

@@ -1,6 +1,7 @@
 //! How the core's commands are carried out, each in a task of its own, each answered by a message.
 //!
 //! - `disks`: what happens to a run's files: prepare, read back, promote, discard.
+//! - `reclaim`: making room on a disk that is nearly full.
 //! - `machines`: what happens to its virtual machine, through its supervisor.
 //! - `snapshots`: guests that were booted once, to be restored any number of times.
 //! - `github`: what GitHub is asked.
@@ -8,6 +9,7 @@
 mod disks;
 mod github;
 mod machines;
+mod reclaim;
 mod snapshots;
 
 use std::collections::BTreeMap;

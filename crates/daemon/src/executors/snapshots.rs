@@ -308,7 +308,7 @@ impl Executors {
     }
 
     /// Removes snapshots that no machine type wants and no run needs.
-    async fn prune_snapshots(&self) {
+    pub(super) async fn prune_snapshots(&self) {
         let (settings, host) = (Arc::clone(&self.settings), Arc::clone(&self.host));
         let pruned = self.on_disk(move |store| prune(store, &settings.with_snapshots, &host));
         if let Err(trouble) = pruned.await {

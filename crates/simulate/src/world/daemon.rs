@@ -236,7 +236,8 @@ impl World {
                 let machine = self.place(&machine);
                 self.later(100, |_| Work::DropSnapshot(machine));
             }
-            Command::Note(_) => {}
+            // What may go is not part of the simulated disk.
+            Command::Reclaim { .. } | Command::Note(_) => {}
         }
     }
 }

@@ -1,0 +1,195 @@
+//! The host fails: its disk is full, its base directory is read-only or gone, its configuration is deleted,
+//! its QEMU is killed.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use forrest_core::event::EndReason;
+use forrest_core::model::Bytes;
+use forrest_daemon::control::Status;
+use forrest_testbed::{MachinePlan, Testbed, filling_image};
+use rustix::fs::FallocateFlags;
+
+use crate::scene::{
+    BUILD, STEP, booting, clean, empty_plan, end, logged, plan, polled, queue, refusal, testbed,
+};
+
+/// A file system in memory, until it is dropped.
+struct SmallFs(PathBuf);
+
+impl SmallFs {
+    /// `None`, said loudly, where nothing can be mounted.
+    fn mount(at: &Path, size: Bytes) -> Option<Self> {
+        std::fs::create_dir_all(at).expect("a mount point");
+        let options = format!("size={}", size.0);
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &options, "forrest-test"]).arg(at);
+        if !mount.status().is_ok_and(|status| status.success()) {
+            let missing = "mounting a file system needs root";
+            assert!(std::env::var("CI").as_deref() != Ok("true"), "{missing}");
+            eprintln!("NOT TESTED: {missing}");
+            return None;
+        }
+        Some(Self(at.to_owned()))
+    }
+
+    fn remount(&self, options: &str) {
+        let options = format!("remount,{options}");
+        let mounted = Command::new("mount").args(["-o", &options]).arg(&self.0).status();
+        assert!(mounted.expect("mount runs").success(), "{options} is refused");
+    }
+}
+
+impl Drop for SmallFs {
+    fn drop(&mut self) {
+        // Lazily: whoever uses it may be about to let go.
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+/// A file that takes room.
+fn ballast(path: &Path, size: Bytes) {
+    std::fs::create_dir_all(path.parent().expect("below the base")).expect("a directory");
+    let file = File::create(path).expect("a new file");
+    rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, size.0).expect("room for it");
+}
+
+/// A guest fills the host's disk: what may go is removed, then the guest is paused, people are told why,
+/// and when there is room again, it goes on by itself to its end.
+#[tokio::test]
+async fn a_full_disk_costs_time_only() {
+    let Some(mut plan) = empty_plan("full-disk") else { return };
+    let Some(fs) = SmallFs::mount(&plan.base_dir(), Bytes::mib(400)) else { return };
+    std::fs::write(&plan.guest_image, filling_image()).expect("an image");
+    plan.host_lines.push("min_free_disk: 60M".to_owned());
+    let machine =
+        MachinePlan::new(BUILD).with("ram: 128M").with("disk: 128M").with("boot_timeout: 5m");
+    let testbed = Testbed::start(plan.with(machine)).await.expect("the testbed starts");
+    polled(&testbed).await;
+    let runs = fs.0.join("runs").join(BUILD).join("forrest-build-0000000000000000");
+    let log = runs.join("log.txt");
+    ballast(&log, Bytes::mib(40));
+    File::create(runs.join("over")).expect("a finished run");
+    let unmovable = fs.0.join("somebody-elses");
+    ballast(&unmovable, Bytes::mib(290));
+
+    queue(&testbed, BUILD, "fills its disk");
+    let paused = |status: &Status| status.view.runs.iter().find_map(|run| run.paused.clone());
+    let why = testbed.wait(STEP, "a paused guest", paused).await.expect("it is paused");
+    assert!(why.contains("disk is full") && why.contains("goes on by itself"), "{why}");
+    logged(&testbed, "removing the logs of finished runs").await;
+    logged(&testbed, "Forrest has nothing left that may go").await;
+    assert!(!log.exists(), "the log of a finished run is still there");
+
+    testbed.client().drain(true).await.expect("drained");
+    std::fs::remove_file(unmovable).expect("removed");
+    let ended = |status: &Status| status.view.finished.first().map(|run| run.end);
+    let end_reason = testbed.wait(STEP, "the guest's end", ended).await.expect("it goes on");
+    assert_eq!(end_reason, EndReason::GuestShutdown);
+    end(testbed).await;
+}
+
+#[tokio::test]
+async fn a_daemon_says_that_its_base_directory_is_read_only() {
+    let Some(plan) = plan("read-only") else { return };
+    let Some(fs) = SmallFs::mount(&plan.base_dir(), Bytes::mib(64)) else { return };
+    let testbed = Testbed::prepare(plan).await.expect("the testbed is prepared");
+    fs.remount("ro");
+    let said = refusal(&testbed.config());
+    for word in ["Read-only file system", &fs.0.display().to_string()] {
+        assert!(said.contains(word), "{word:?} is not in {said:?}");
+    }
+}
+
+/// A base directory that goes away while the daemon runs, as a file system does that is unmounted: no other
+/// one is made in its place, and when it is back, waiting jobs are served.
+#[tokio::test]
+async fn a_base_directory_that_is_gone_is_waited_for() {
+    let Some(mut plan) = plan("base-gone") else { return };
+    plan.polling_interval = "5s".to_owned();
+    let testbed = Testbed::start(plan).await.expect("the testbed starts");
+    polled(&testbed).await;
+    let (base, away) = (testbed.plan().base_dir(), testbed.plan().dir.join("away"));
+    std::fs::rename(&base, &away).expect("moved away");
+    queue(&testbed, BUILD, "patient");
+    logged(&testbed, "is gone, or empty: is its file system mounted?").await;
+    assert!(!base.exists(), "another base directory was made");
+    std::fs::rename(&away, &base).expect("moved back");
+    booting(&testbed, BUILD).await;
+    end(testbed).await;
+}
+
+#[tokio::test]
+async fn a_configuration_that_is_deleted_stays_in_force() {
+    let Some(testbed) = testbed("config-deleted").await else { return };
+    let text = std::fs::read(testbed.config()).expect("the configuration");
+    std::fs::remove_file(testbed.config()).expect("removed");
+    logged(&testbed, "cannot be used; the configuration stays as it was").await;
+    queue(&testbed, BUILD, "served all the same");
+    booting(&testbed, BUILD).await;
+    std::fs::write(testbed.config(), text).expect("written");
+    end(testbed).await;
+}
+
+/// Somebody kills QEMU: the run is settled with that as its reason, and the job, not yet taken, is served
+/// by another one.
+#[tokio::test]
+async fn a_killed_qemu_costs_one_run_only() {
+    let Some(testbed) = testbed("qemu-killed").await else { return };
+    queue(&testbed, BUILD, "patient");
+    let runner = booting(&testbed, BUILD).await;
+    kill_qemu_of(runner.as_str());
+    let lost = |status: &Status| {
+        let run = status.view.finished.iter().find(|run| run.runner == runner)?;
+        Some((run.end, run.detail.clone().unwrap_or_default()))
+    };
+    let (end_reason, detail) = testbed.wait(STEP, "the end of the run", lost).await.expect("told");
+    assert_eq!(end_reason, EndReason::QemuFailed);
+    assert!(detail.contains("QEMU"), "{detail}");
+    assert_ne!(booting(&testbed, BUILD).await, runner);
+    end(testbed).await;
+}
+
+/// Kills the QEMU whose command line names the runner.
+fn kill_qemu_of(runner: &str) {
+    let pids = std::fs::read_dir("/proc").expect("/proc").flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let ours = |pid: &i32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).into_owned();
+        line.contains("qemu-system") && line.contains(runner) && !line.contains("\0shim\0")
+    };
+    let found: Vec<i32> = pids.filter(ours).collect();
+    assert_eq!(found.len(), 1, "QEMU of {runner}: {found:?}");
+    let pid = rustix::process::Pid::from_raw(found[0]).expect("a process id");
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("killed");
+}
+
+/// Logs of finished runs do not pile up.
+#[tokio::test]
+async fn only_so_many_finished_runs_are_kept() {
+    let Some(mut plan) = plan("housekeeping") else { return };
+    plan.host_lines.push("keep_runs: 2".to_owned());
+    let testbed = Testbed::start(plan).await.expect("the testbed starts");
+    polled(&testbed).await;
+    for number in 1..=4 {
+        let job = queue(&testbed, BUILD, "short");
+        let runner = booting(&testbed, BUILD).await;
+        testbed.client().drain(true).await.expect("drained");
+        testbed.sim.cancel(testbed.sim.job(job).expect("it").run_id, true).expect("cancelled");
+        testbed.client().stop(&runner).await.expect("stopped");
+        clean(&testbed).await;
+        testbed.client().drain(false).await.expect("resumed");
+        let runs = testbed.plan().base_dir().join("runs").join(BUILD);
+        let kept = || std::fs::read_dir(&runs).expect("runs").count();
+        let settled = async {
+            while kept() != number.min(2) {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        };
+        let settled = tokio::time::timeout(STEP, settled).await;
+        assert!(settled.is_ok(), "{} runs are kept after {number}", kept());
+    }
+    end(testbed).await;
+}
