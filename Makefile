@@ -40,6 +40,13 @@ simulate: ## Live through simulated days of a hostile world: make simulate SEEDS
 	cargo build --release --locked --package forrest-simulate
 	target/release/forrest-simulate --seeds $${SEEDS:-1000} --first-seed $${FIRST_SEED:-1}
 
+.PHONY: chaos
+chaos: ## Let everything go wrong around jobs on real virtual machines: make chaos JOBS=200 SEED=1
+	tools/setup-host
+	tools/build-guest-image
+	cargo build --release --locked --package forrest --package forrest-chaos
+	target/release/forrest-chaos --jobs $${JOBS:-200} --seed $${SEED:-1}
+
 .PHONY: image
 image: ## Build target/guest/debian-12.raw, the Debian guest image
 	tools/setup-host image
