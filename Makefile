@@ -47,6 +47,11 @@ chaos: ## Let everything go wrong around jobs on real virtual machines: make cha
 	cargo build --release --locked --package forrest --package forrest-chaos
 	target/release/forrest-chaos --jobs $${JOBS:-200} --seed $${SEED:-1}
 
+.PHONY: mutants
+mutants: ## Change the core in small ways; its tests have to notice: make mutants FILES=crates/core/src/jobs.rs
+	tools/setup-host build test
+	FILES="$(FILES)" SHARD="$(SHARD)" tools/mutants
+
 .PHONY: image
 image: ## Build target/guest/debian-12.raw, the Debian guest image
 	tools/setup-host image
