@@ -84,6 +84,7 @@ impl World {
             | Command::Poll { .. }
             | Command::FetchJob { .. }
             | Command::RepairDeliveries
+            | Command::Reclaim { .. }
             | Command::Note(_) => return Ok(()),
         };
         if self.checker.forgotten.contains(runner) {
