@@ -52,6 +52,13 @@ mutants: ## Change the core in small ways; its tests have to notice: make mutant
 	tools/setup-host build test
 	FILES="$(FILES)" SHARD="$(SHARD)" tools/mutants
 
+.PHONY: security
+security: ## Attack Forrest from real guests and from outside; `make security PARTS=webhook` makes a part
+	tools/setup-host run image build fuzz
+	tools/build-guest-image
+	cargo build --release --locked --package forrest --package forrest-security
+	target/release/forrest-security $(PARTS)
+
 .PHONY: image
 image: ## Build target/guest/debian-12.raw, the Debian guest image
 	tools/setup-host image

@@ -1,0 +1,193 @@
+//! What the host sees of an attack: memory, disk space, processes, answers.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use forrest_testbed::Testbed;
+
+/// What was seen, or the most that was seen.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Seen {
+    /// Memory of the daemon, in bytes.
+    pub daemon: u64,
+    /// Memory of the largest supervisor, in bytes.
+    pub shim: u64,
+    /// Space on the host that the largest disk of a run takes, in bytes.
+    pub disk: u64,
+    /// Space that all other files of the runs take, in bytes.
+    pub files: u64,
+    /// Processes of the host that belong to the base directory.
+    pub processes: usize,
+    /// Threads of all of these.
+    pub threads: usize,
+    /// How long the daemon took to say how it is.
+    pub answer: Duration,
+}
+
+impl Seen {
+    /// The larger of both, each.
+    pub fn max(self, other: Self) -> Self {
+        Self {
+            daemon: self.daemon.max(other.daemon),
+            shim: self.shim.max(other.shim),
+            disk: self.disk.max(other.disk),
+            files: self.files.max(other.files),
+            processes: self.processes.max(other.processes),
+            threads: self.threads.max(other.threads),
+            answer: self.answer.max(other.answer),
+        }
+    }
+
+    /// Looks now.
+    ///
+    /// # Errors
+    /// Where the daemon is gone or does not answer.
+    pub async fn now(testbed: &Testbed) -> Result<Self> {
+        let began = Instant::now();
+        testbed.client().status().await.context("the daemon does not answer")?;
+        let answer = began.elapsed();
+        let pid = testbed.daemon.as_ref().and_then(|daemon| daemon.pid());
+        let pid = pid.context("the daemon is gone")?;
+        let mut seen = Self { daemon: memory(pid), answer, ..Self::default() };
+        let base_dir = testbed.plan().base_dir();
+        for process in processes(&base_dir) {
+            seen.processes += 1;
+            seen.threads += process.threads;
+            if process.is_shim {
+                seen.shim = seen.shim.max(process.memory);
+            }
+        }
+        files(&base_dir.join("runs"), &mut seen);
+        Ok(seen)
+    }
+}
+
+/// A process that works in the base directory.
+#[derive(Debug)]
+pub struct Process {
+    /// Its id.
+    pub pid: u32,
+    /// Whether it is a supervisor.
+    pub is_shim: bool,
+    memory: u64,
+    threads: usize,
+}
+
+/// The supervisors and QEMUs below a directory.
+pub fn processes(base_dir: &Path) -> Vec<Process> {
+    let base = base_dir.to_string_lossy().into_owned();
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let ours = pids.filter_map(|pid| {
+        let arguments = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        let arguments = String::from_utf8_lossy(&arguments).into_owned();
+        let cwd = std::fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default();
+        let works_there = arguments.contains(&base) || cwd.starts_with(base_dir);
+        let is_shim = arguments.contains("\0shim\0");
+        works_there.then(|| Process {
+            pid,
+            is_shim,
+            memory: memory(pid),
+            threads: std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count),
+        })
+    });
+    ours.collect()
+}
+
+/// What a guest that had broken into its QEMU could do on the host.
+#[derive(Debug, Clone)]
+pub struct Privileges {
+    uid: String,
+    capabilities: String,
+    no_new_privileges: bool,
+    system_calls_filtered: bool,
+    core_dumps: bool,
+}
+
+impl Privileges {
+    /// Those of the first QEMU below a directory; `None` where none runs.
+    pub fn of_a_qemu(base_dir: &Path) -> Option<Self> {
+        let is_qemu = |process: &&Process| {
+            let program = std::fs::read_link(format!("/proc/{}/exe", process.pid));
+            program.is_ok_and(|program| program.to_string_lossy().contains("qemu-system"))
+        };
+        let processes = processes(base_dir);
+        let pid = processes.iter().find(is_qemu)?.pid;
+        let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).ok()?;
+        let cores = limits.lines().find(|line| line.starts_with("Max core file size"))?;
+        Some(Self {
+            uid: status_line(pid, "Uid")?.split_whitespace().next()?.to_owned(),
+            capabilities: status_line(pid, "CapEff")?,
+            no_new_privileges: status_line(pid, "NoNewPrivs")? == "1",
+            system_calls_filtered: status_line(pid, "Seccomp")? == "2",
+            core_dumps: !cores.split_whitespace().any(|word| word == "0"),
+        })
+    }
+
+    /// Whether there are none to speak of, in words.
+    pub fn judge(&self) -> (bool, String) {
+        let none = self.capabilities.trim_start_matches('0').is_empty();
+        let contained = self.uid != "0"
+            && none
+            && self.no_new_privileges
+            && self.system_calls_filtered
+            && !self.core_dumps;
+        let yes = |yes: bool| if yes { "yes" } else { "no" };
+        let text = format!(
+            "user {}, capabilities {}, no new privileges: {}, system calls filtered: {}, core dumps: {}",
+            self.uid,
+            self.capabilities,
+            yes(self.no_new_privileges),
+            yes(self.system_calls_filtered),
+            yes(self.core_dumps)
+        );
+        (contained, text)
+    }
+}
+
+/// A line of a process's status.
+pub fn status_line(pid: u32, name: &str) -> Option<String> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    Some(line.trim().to_owned())
+}
+
+/// Resident memory, in bytes; 0 for a process that is gone.
+fn memory(pid: u32) -> u64 {
+    let line = status_line(pid, "VmRSS").unwrap_or_default();
+    line.trim_end_matches(" kB").parse::<u64>().unwrap_or_default() << 10
+}
+
+fn files(dir: &Path, seen: &mut Seen) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let Ok(metadata) = std::fs::symlink_metadata(entry.path()) else { continue };
+        if metadata.is_dir() {
+            files(&entry.path(), seen);
+        } else if entry.file_name() == "disk.img" {
+            seen.disk = seen.disk.max(metadata.blocks() * 512);
+        } else {
+            seen.files += metadata.blocks() * 512;
+        }
+    }
+}
+
+/// All files below a directory with this name.
+pub fn named(dir: &Path, name: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(named(&path, name));
+        } else if entry.file_name() == name {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// For people.
+pub fn mib(bytes: u64) -> String {
+    format!("{} MiB", bytes.div_ceil(1 << 20))
+}
