@@ -14,7 +14,7 @@ mod round;
 mod victims;
 mod weather;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -63,10 +63,10 @@ fn main() -> ExitCode {
 }
 
 async fn play(arguments: &Arguments) -> Result<Report> {
-    let root = repository_root();
+    let root = forrest_testbed::repository_root();
     let dir = root.join("target/chaos");
     std::fs::create_dir_all(&dir).with_context(|| format!("could not create {}", dir.display()))?;
-    let forrest = forrest_program()?;
+    let forrest = forrest_testbed::forrest_program()?;
     let bar = ProgressBar::new(arguments.jobs);
     if let Ok(style) = ProgressStyle::with_template("{elapsed_precise} {bar:40} {pos}/{len} {msg}")
     {
@@ -109,20 +109,4 @@ fn grounds(dir: &Path, driver: Option<Driver>) -> Result<Vec<Ground>> {
     }
     anyhow::ensure!(!grounds.is_empty(), "there is no file system to play on");
     Ok(grounds)
-}
-
-/// Where Forrest's source is: `make` runs this from there.
-fn repository_root() -> PathBuf {
-    std::env::current_dir()
-        .ok()
-        .filter(|dir| dir.join("contrib/templates/generic").is_dir())
-        .unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."))
-}
-
-/// The `forrest` that was built together with this program.
-fn forrest_program() -> Result<PathBuf> {
-    let own = std::env::current_exe().context("where is this program?")?;
-    let forrest = own.with_file_name("forrest");
-    anyhow::ensure!(forrest.is_file(), "{} is missing: build it, too", forrest.display());
-    Ok(forrest)
 }

@@ -8,7 +8,7 @@ mod report;
 mod stage;
 mod story;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -30,9 +30,9 @@ fn main() -> ExitCode {
 }
 
 async fn play() -> Result<()> {
-    let root = repository_root();
+    let root = forrest_testbed::repository_root();
     let dir = root.join("target/demo");
-    let forrest = forrest_program()?;
+    let forrest = forrest_testbed::forrest_program()?;
     let report = story::play(&root, &dir, &forrest).await?;
     let path = dir.join("report.json");
     report.write(&path)?;
@@ -41,22 +41,6 @@ async fn play() -> Result<()> {
     println!("The same for programs: {}", relative(&path));
     println!("The daemon's log: {}", relative(&dir.join("daemon.log")));
     Ok(())
-}
-
-/// Where Forrest's source is: `make` runs the demo from there.
-fn repository_root() -> PathBuf {
-    std::env::current_dir()
-        .ok()
-        .filter(|dir| dir.join("contrib/templates/generic").is_dir())
-        .unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."))
-}
-
-/// The `forrest` that was built together with this program.
-fn forrest_program() -> Result<PathBuf> {
-    let own = std::env::current_exe().context("where is this program?")?;
-    let forrest = own.with_file_name("forrest");
-    anyhow::ensure!(forrest.is_file(), "{} is missing: build it, too", forrest.display());
-    Ok(forrest)
 }
 
 fn relative(path: &Path) -> String {

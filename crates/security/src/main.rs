@@ -11,7 +11,7 @@ mod measure;
 mod program;
 mod report;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
@@ -52,8 +52,8 @@ fn main() -> ExitCode {
 /// Makes the attacks of these parts, or all; returns how many did harm.
 async fn attack(parts: &[String]) -> Result<usize> {
     let wanted = |part: &str| parts.is_empty() || parts.iter().any(|wanted| wanted == part);
-    let root = repository_root();
-    let forrest = forrest_program()?;
+    let root = forrest_testbed::repository_root();
+    let forrest = forrest_testbed::forrest_program()?;
     let path = root.join("target/security/report.json");
     let mut report = Report::default();
     let result = async {
@@ -118,20 +118,4 @@ async fn live(
         aftermath::look(report, &testbed).await;
     }
     testbed.stop_daemon().await
-}
-
-/// Where Forrest's source is: `make` runs this program from there.
-fn repository_root() -> PathBuf {
-    std::env::current_dir()
-        .ok()
-        .filter(|dir| dir.join("contrib/templates/generic").is_dir())
-        .unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."))
-}
-
-/// The `forrest` that was built together with this program.
-fn forrest_program() -> Result<PathBuf> {
-    let own = std::env::current_exe().context("where is this program?")?;
-    let forrest = own.with_file_name("forrest");
-    anyhow::ensure!(forrest.is_file(), "{} is missing: build it, too", forrest.display());
-    Ok(forrest)
 }

@@ -5,6 +5,7 @@
 
 mod config;
 mod daemon;
+mod place;
 pub mod secrets;
 mod xfs;
 
@@ -23,6 +24,7 @@ use github_sim::{AppSpec, Sim, SimConfig, WorkflowIds};
 
 pub use config::{MachinePlan, Plan};
 pub use daemon::Daemon;
+pub use place::{forrest_program, repository_root};
 pub use xfs::Xfs;
 
 /// The secret that signs the testbed's webhooks.
