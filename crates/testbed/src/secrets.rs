@@ -13,10 +13,8 @@ use rustix::fs::SeekFrom;
 
 use crate::{PERSISTENCE_TOKEN, WEBHOOK_SECRET};
 
-/// How a JIT configuration begins: `{".runner":"` in base64.
+/// How a JIT configuration begins, after the address in those of the simulator: `{".runner":"` in base64.
 const JIT_CONFIG: &str = "eyIucnVubmVyIjoi";
-/// The same of the simulator: `{".stand-in"` in base64.
-const STAND_IN_CONFIG: &str = "eyIuc3RhbmQtaW4i";
 /// How an App's own token begins: the header `{"typ":"JWT","alg":"RS256"}` in base64.
 const APP_TOKEN: &str = "eyJ0eXAiOiJKV1QiLCJhbGciOiJSUzI1NiJ9";
 /// How an installation token begins; at least [`TOKEN_LEN_MIN`] letters and digits follow.
@@ -49,7 +47,6 @@ impl Secrets {
             ("the webhook secret", WEBHOOK_SECRET.as_bytes().to_vec()),
             ("the persistence token", PERSISTENCE_TOKEN.as_bytes().to_vec()),
             ("a JIT configuration", JIT_CONFIG.as_bytes().to_vec()),
-            ("a JIT configuration", STAND_IN_CONFIG.as_bytes().to_vec()),
             ("a token of the App", APP_TOKEN.as_bytes().to_vec()),
             ("an installation token", INSTALLATION_TOKEN.as_bytes().to_vec()),
         ];
@@ -175,15 +172,7 @@ mod tests {
         let secrets = Secrets::new(&key);
         let dir = tempfile::tempdir().expect("a directory");
         let token = format!("ghs_{}", "A1".repeat(18));
-        let all = [
-            WEBHOOK_SECRET,
-            PERSISTENCE_TOKEN,
-            JIT_CONFIG,
-            STAND_IN_CONFIG,
-            APP_TOKEN,
-            &token,
-            &line,
-        ];
+        let all = [WEBHOOK_SECRET, PERSISTENCE_TOKEN, JIT_CONFIG, APP_TOKEN, &token, &line];
         for (n, secret) in all.iter().enumerate() {
             // Across the border of two chunks, behind a hole.
             let file = File::create(dir.path().join("disk.img")).expect("a file");

@@ -38,47 +38,17 @@ if [[ -z $sim_config ]]; then
   exit 1
 fi
 
-# Bytes are characters from here on; the steps get their own setting back.
-[[ -v LC_ALL ]] && sim_lc_all=$LC_ALL
-LC_ALL=C
-
-sim_say() {
-  TZ=UTC0 printf '%(%Y-%m-%d %H:%M:%SZ)T: %s\n' -1 "$1"
-}
-
-# Decodes base64 ($1) into REPLY, but no further than until the result matches the pattern $2. In a guest that
-# was just restored from a snapshot, a group of four characters takes a millisecond or two.
-sim_decode() {
-  local alphabet=ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/
-  local text=$1 a b c d i v
-  REPLY=
-  for ((i = 0; i + 3 < ${#text}; i += 4)); do
-    # A character's value is the length of what comes before it; "=" has none and counts as zero.
-    a=${alphabet%%"${text:i:1}"*} b=${alphabet%%"${text:i+1:1}"*}
-    c=${alphabet%%"${text:i+2:1}"*} d=${alphabet%%"${text:i+3:1}"*}
-    ((v = (${#a} & 63) << 18 | (${#b} & 63) << 12 | (${#c} & 63) << 6 | (${#d} & 63)))
-    printf -v a '\\x%02x\\x%02x\\x%02x' $((v >> 16)) $((v >> 8 & 255)) $((v & 255))
-    printf -v a '%b' "$a"
-    REPLY+=$a
-    # shellcheck disable=SC2053 # a pattern is wanted
-    [[ $REPLY == $2 ]] && return
-  done
-}
-
-# The configuration is base64 of a JSON map from file names to base64. The stand-in's own file, the simulator's
-# address, comes first in it, so that nothing else has to be decoded: who this runner is says the whole.
-sim_decode "$sim_config" '{".stand-in":"*",*'
-if [[ $REPLY != '{".stand-in":"'* ]]; then
+# The configuration begins with the simulator's address, which has to be found without decoding anything: a loop
+# that does takes a guest that was just restored from a snapshot some 20 ms. Who this runner is says the whole.
+if [[ $sim_config != [1-9]*/*/* ]]; then
   echo "run.sh (stand-in): this configuration is not of the simulator" >&2
   exit 1
 fi
-REPLY=${REPLY#'{".stand-in":"'}
-sim_decode "${REPLY%%'"'*}" $'*\n*'
-sim_server=${REPLY%%$'\n'*}
-unset REPLY
-sim_host=${sim_server%:*}
-sim_port=${sim_server##*:}
-sim_host=${sim_host#[} sim_host=${sim_host%]}
+sim_port=${sim_config%%/*}
+sim_host=${sim_config#*/}
+sim_host=${sim_host%%/*}
+sim_host=${sim_host//+/.}
+sim_server=$sim_host:$sim_port
 
 # Connects; 1: try again, 2: there is no such runner (any more).
 sim_connect() {
@@ -93,6 +63,10 @@ sim_connect() {
   sim_hang_up
   [[ $status == 40[14] ]] && return 2
   return 1
+}
+
+sim_say() {
+  TZ=UTC0 printf '%(%Y-%m-%d %H:%M:%SZ)T: %s\n' -1 "$1"
 }
 
 sim_hang_up() {
@@ -128,21 +102,24 @@ sim_stop_step() {
   sim_killer=$!
 }
 
-# Runs the job whose description, a bash script of $1 bytes, comes next.
+# Runs the job whose description, a bash script of $1 bytes of ASCII, comes next.
 sim_run_job() {
   local sim_program sim_i sim_first sim_code sim_how sim_result=success sim_watcher=
   sim_step= sim_cancelled= sim_killer=
   local -a sim_scripts sim_always
   IFS= read -r -N "$1" -u "$sim_io" sim_program || return 1
   eval "$sim_program"
-  sim_say "Running job: $sim_job"
+  echo "Running job: $sim_job"
 
   export RUNNER_TEMP=$sim_root/_work/_temp GITHUB_WORKSPACE=$sim_root/_work/workspace
   export RUNNER_WORKSPACE=$sim_root/_work RUNNER_ARCH=$HOSTTYPE RUNNER_ENVIRONMENT=self-hosted
   export GITHUB_ENV=$RUNNER_TEMP/env GITHUB_PATH=$RUNNER_TEMP/path
   export GITHUB_OUTPUT=$RUNNER_TEMP/output GITHUB_STEP_SUMMARY=$RUNNER_TEMP/summary
   [[ -d $RUNNER_TEMP && -d $GITHUB_WORKSPACE ]] || mkdir -p "$RUNNER_TEMP" "$GITHUB_WORKSPACE"
-  : >"$GITHUB_ENV" >"$GITHUB_PATH" >"$GITHUB_OUTPUT" >"$GITHUB_STEP_SUMMARY"
+  # They came with this file, and empty: making one takes a guest longer than a look.
+  for sim_i in "$GITHUB_ENV" "$GITHUB_PATH" "$GITHUB_OUTPUT" "$GITHUB_STEP_SUMMARY"; do
+    [[ -f $sim_i && ! -s $sim_i ]] || : >"$sim_i"
+  done
 
   trap sim_stop_step USR1
   # Ignoring it would make the steps ignore it too.
@@ -159,7 +136,6 @@ sim_run_job() {
     (
       set +m
       trap - USR1 PIPE
-      if [[ -v sim_lc_all ]]; then LC_ALL=$sim_lc_all; else unset LC_ALL; fi
       cd "$GITHUB_WORKSPACE" || exit 1
       set -e
       eval "${sim_scripts[sim_i]}"
@@ -219,9 +195,9 @@ while :; do
   case $? in
     0)
       sim_pause=1
-      printf '\n√ Connected to the GitHub simulator (this is a stand-in for the Actions runner)\n\n'
-      echo "Current runner version: '$sim_version'"
-      sim_say 'Listening for Jobs'
+      # Without the time, which would have to be converted; whoever reads this knows it.
+      printf "\n√ Connected to the GitHub simulator (this is a stand-in for the Actions runner)\n\n%s\n%s\n" \
+        "Current runner version: '$sim_version'" 'Listening for Jobs'
       if IFS=' ' read -r -u "$sim_io" sim_word sim_rest; then
         case $sim_word in
           job)

@@ -22,9 +22,18 @@ pub(crate) fn script(assignment: &Assignment, nonce: &str) -> String {
     script
 }
 
-/// The text as one word of the shell.
+/// The text as one word of the shell, in ASCII: whether the shell counts bytes or characters, it reads as much
+/// as there is.
 fn quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', r"'\''"))
+    if text.is_ascii() {
+        return format!("'{}'", text.replace('\'', r"'\''"));
+    }
+    let byte = |byte: u8| match byte {
+        b'\'' | b'\\' => format!("\\{}", char::from(byte)),
+        b' '..=b'~' | b'\n' => char::from(byte).to_string(),
+        other => format!("\\x{other:02x}"),
+    };
+    format!("$'{}'", text.bytes().map(byte).collect::<String>())
 }
 
 #[cfg(test)]
@@ -39,13 +48,13 @@ mod tests {
             env: [("A".to_owned(), "$x 'y'\n".to_owned())].into(),
             steps: vec![
                 ("n".to_owned(), "echo 1".to_owned(), false),
-                ("m".to_owned(), "echo 2".to_owned(), true),
+                ("m".to_owned(), "echo 'ü\\'".to_owned(), true),
             ],
         };
         assert_eq!(
             script(&assignment, "abc"),
             "export A='$x '\\''y'\\''\n'\nsim_nonce=abc sim_job='it'\\''s'\n\
-             sim_scripts=('echo 1' 'echo 2' )\nsim_always=(0 1 )\n"
+             sim_scripts=('echo 1' $'echo \\'\\xc3\\xbc\\\\\\'' )\nsim_always=(0 1 )\n"
         );
     }
 }

@@ -39,7 +39,7 @@ pub(crate) fn run_sh() -> String {
     RUN_SH.replace("@VERSION@", RUNNER_VERSION)
 }
 
-/// The packed stand-in runner: `run.sh`, a note, and the empty directories that it works in.
+/// The packed stand-in runner: `run.sh`, a note, and the empty directories and files that it works with.
 pub fn runner_tarball() -> &'static Tarball {
     static TARBALL: OnceLock<Tarball> = OnceLock::new();
     TARBALL.get_or_init(|| {
@@ -54,11 +54,15 @@ fn pack() -> std::io::Result<Vec<u8>> {
     let gzip = GzBuilder::new().mtime(0).write(Vec::new(), Compression::best());
     let mut tar = Builder::new(gzip);
     let run_sh = run_sh();
-    let entries: [(&str, EntryType, u32, &[u8]); 5] = [
+    let entries: [(&str, EntryType, u32, &[u8]); 9] = [
         ("run.sh", EntryType::Regular, 0o755, run_sh.as_bytes()),
         ("README.txt", EntryType::Regular, 0o644, README.as_bytes()),
         ("_work/", EntryType::Directory, 0o755, &[]),
         ("_work/_temp/", EntryType::Directory, 0o755, &[]),
+        ("_work/_temp/env", EntryType::Regular, 0o644, &[]),
+        ("_work/_temp/path", EntryType::Regular, 0o644, &[]),
+        ("_work/_temp/output", EntryType::Regular, 0o644, &[]),
+        ("_work/_temp/summary", EntryType::Regular, 0o644, &[]),
         ("_work/workspace/", EntryType::Directory, 0o755, &[]),
     ];
     for (path, kind, mode, content) in entries {

@@ -89,8 +89,8 @@ async fn it_runs_a_job_and_ends() {
     assert_eq!(lines[5..7], ["A=1 B=x", "y"]);
     assert!(lines[7].ends_with("/_work/workspace"), "{log}");
     assert_eq!(lines[8..], ["C.UTF-8", "heredoc $x", "0", "23", "ü"], "{log}");
-    assert!(printed.contains("Z: Listening for Jobs\n"), "{printed}");
-    assert!(printed.contains("Z: Running job: build it\n"), "{printed}");
+    assert!(printed.contains("Listening for Jobs\n"), "{printed}");
+    assert!(printed.contains("Running job: build it\n"), "{printed}");
     assert!(printed.contains("Z: Job build it completed with result: Succeeded\n"), "{printed}");
     assert!(printed.contains("stand-in"), "{printed}");
     let names: Vec<&str> = view.steps.iter().map(|step| step.name.as_str()).collect();
