@@ -62,7 +62,8 @@ pub enum Event {
         event: RunEvent,
     },
     /// The answer to [`Command::CheckSnapshot`](crate::Command::CheckSnapshot): whether a snapshot is
-    /// there that fits what a run would start from now.
+    /// there that fits what a run would start from now. Comes unasked, too, where a run that was to be
+    /// restored found none.
     SnapshotChecked {
         /// Which machine type.
         machine: MachineTypeName,

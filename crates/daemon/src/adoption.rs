@@ -53,6 +53,9 @@ fn adopt(dir: &RunDir) -> Option<AdoptedRun> {
                     ready: false,
                 }
             }
+            // Its guest was restored ahead of its registration, which never came: its directory's files are
+            // removed, and the guest before them. Its supervisor refuses that where there may be a job.
+            Some(RunRecord { runner_id: None, image: Some(_), .. }) => AdoptedVm::NotStarted,
             _ => {
                 tracing::error!(
                     runner = %dir.runner(),

@@ -216,7 +216,8 @@ impl Driver {
                 self.tasks.spawn(executors.reclaim(wanted));
             }
             Command::MarkBroken { machine, generation, why } => {
-                self.tasks.spawn(executors.mark_broken(machine, generation, why));
+                let taking_out = executors.take_out();
+                self.tasks.spawn(executors.mark_broken(machine, generation, why, taking_out));
             }
             Command::CheckSnapshot { machine } => {
                 let settings = executors.with_snapshot(&machine);

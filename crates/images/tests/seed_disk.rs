@@ -1,10 +1,12 @@
 //! Seed disks against the programs that others use to read FAT. The kernel has its say in the stories with
 //! real guests, which mount the job-config disk and write to it.
 
+use std::fs::File;
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 
 use forrest_core::model::Bytes;
-use forrest_images::ImageError;
+use forrest_images::{ImageError, Store};
 use forrest_images::readback::{ReadBack, read_file};
 use forrest_images::seed::{CIDATA, JOBDATA, SEED_SIZE, SeedFiles, write_fat};
 
@@ -104,6 +106,25 @@ fn the_same_files_give_the_same_bytes() {
     // Over what is there, too.
     write_fat(&two, JOBDATA, &files(), SEED_SIZE).expect("the files fit");
     assert!(std::fs::read(one).expect("there") == std::fs::read(two).expect("there"));
+}
+
+#[test]
+fn an_empty_disk_that_somebody_has_open_is_filled() {
+    let dir = build_dir();
+    let store = Store::open(dir.path()).expect("an empty store");
+    let [open, fresh] = ["open.img", "fresh.img"].map(|name| dir.path().join(name));
+    store.write_seed(&open, JOBDATA, &SeedFiles::default()).expect("no files fit");
+    let mut reader = File::open(&open).expect("there");
+    store.fill_seed(&open, JOBDATA, &files()).expect("the files fit");
+    store.write_seed(&fresh, JOBDATA, &files()).expect("the files fit");
+    // By whom has had it open since before.
+    let mut filled = Vec::new();
+    reader.read_to_end(&mut filled).expect("readable");
+    assert!(filled == std::fs::read(&fresh).expect("there"));
+    let missing = dir.path().join("missing.img");
+    let error = store.fill_seed(&missing, JOBDATA, &files()).expect_err("there is no such disk");
+    assert!(error.to_string().contains("missing.img"), "{error}");
+    assert!(!missing.exists());
 }
 
 #[test]

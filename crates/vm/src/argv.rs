@@ -237,8 +237,10 @@ fn serial_ports(args: &mut Args, wiring: &Wiring) {
 fn network(args: &mut Args, spec: &RunSpec) {
     let restrict = if spec.network.isolated { "on" } else { "off" };
     args.pair("-netdev", format!("user,id=net0,restrict={restrict}"));
-    // No option ROM: nobody boots from the network, and the firmware starts sooner.
-    let properties = json!({ "netdev": "net0", "mac": MAC, "romfile": "" });
+    // No option ROM: nobody boots from the network, and the firmware starts sooner. A restored guest need
+    // not announce itself either: nobody else is on its network.
+    let properties =
+        json!({ "netdev": "net0", "mac": MAC, "romfile": "", "guest_announce": false });
     args.device("virtio-net-pci", "net0", slot::NET, properties);
 }
 

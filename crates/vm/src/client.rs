@@ -17,7 +17,7 @@ use crate::lines::{BoundedLines, Line};
 use crate::protocol::{ANSWER_LEN_MAX, Answer, Request, ShimEvent, VmState};
 use crate::run_dir::{self, files};
 use crate::shim::{ERROR_PREFIX, READY_LINE, VERB};
-use crate::{VmError, shim};
+use crate::{JobFiles, VmError, shim};
 
 /// How long a shim may take until it can be connected to.
 pub const SPAWN_TIMEOUT: Duration = Duration::from_secs(20);
@@ -129,8 +129,17 @@ impl ShimClient {
     ///
     /// # Errors
     /// See [`ShimClient::status`].
-    pub async fn attach_job_config(&mut self) -> Result<(), VmError> {
-        self.done(Request::AttachJobConfig).await
+    pub async fn attach_job_config(&mut self, files: JobFiles) -> Result<(), VmError> {
+        self.done(Request::AttachJobConfig { files }).await
+    }
+
+    /// Ends a VM that was never given a job config; `why` goes on record. Refused where it was given one:
+    /// it may have a job.
+    ///
+    /// # Errors
+    /// See [`ShimClient::status`].
+    pub async fn give_up(&mut self, why: &str) -> Result<(), VmError> {
+        self.done(Request::GiveUp { why: why.to_owned() }).await
     }
 
     /// Presses the guest's power button.

@@ -13,6 +13,7 @@
 //! - [`lines`]: lines of bounded length, for everything that QEMU and guests say.
 //! - [`shim`]: the supervisor, the entry points of the hidden verb `forrest shim`.
 //! - [`protocol`], [`client`]: how the daemon and the shim talk.
+//! - [`job_files`]: what a guest is told of its job configuration.
 //! - [`outcome`]: how a VM ended (`outcome.json`).
 //! - [`run_dir`]: the files of a run and what they say about it: live, over, never started.
 //! - [`console`]: the bounded console log and how to read it.
@@ -29,6 +30,7 @@ pub mod console;
 pub mod dumps;
 mod error;
 pub mod host;
+pub mod job_files;
 pub mod lines;
 pub mod outcome;
 pub mod protocol;
@@ -40,6 +42,7 @@ pub mod spec;
 
 pub use client::{ShimClient, Watch, spawn_shim};
 pub use error::VmError;
+pub use job_files::JobFiles;
 pub use outcome::{EndReason, Outcome};
 pub use protocol::{Request, ShimEvent, VmState};
 pub use run_dir::RunDirState;

@@ -15,12 +15,12 @@
 use forrest_core::model::{RunnerName, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::Outcome;
 use crate::outcome::VmTimes;
 use crate::spec::BootKind;
+use crate::{JobFiles, Outcome};
 
-/// The longest request, in bytes.
-pub const REQUEST_LEN_MAX: usize = 4 << 10;
+/// The longest request, in bytes: with all that a guest may be told of its job configuration.
+pub const REQUEST_LEN_MAX: usize = 2 * crate::job_files::LEN_MAX;
 /// The longest answer, in bytes.
 pub const ANSWER_LEN_MAX: usize = 256 << 10;
 /// The most connections to one shim at a time; further ones are closed at once.
@@ -39,7 +39,16 @@ pub enum Request {
     /// The VM's state, then every event.
     Watch,
     /// The job config disk has its content: send the guest `go` as soon as it is ready.
-    AttachJobConfig,
+    AttachJobConfig {
+        /// What the guest is told of that disk when it asks.
+        #[serde(default)]
+        files: JobFiles,
+    },
+    /// End a VM that was never given a job config, since it will not get one. Refused where it was.
+    GiveUp {
+        /// Why, for the record; at most [`WHY_LEN_MAX`] characters of it are kept.
+        why: String,
+    },
     /// Press the guest's power button.
     PowerDown,
     /// End the VM at once.

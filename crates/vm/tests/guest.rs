@@ -15,7 +15,7 @@ use forrest_core::model::Bytes;
 use forrest_vm::protocol::Happened;
 use forrest_vm::run_dir::files;
 use forrest_vm::spec::{Boot, Disk, DiskFormat, Layer, SharedDir};
-use forrest_vm::{EndReason, Outcome, snapshot};
+use forrest_vm::{EndReason, JobFiles, Outcome, snapshot};
 
 const RAM: Bytes = Bytes::mib(768);
 /// Guests boot one at a time and slowly under emulation on a loaded machine.
@@ -193,7 +193,7 @@ async fn guest_boots_waits_for_its_job_runs_it_and_shuts_down() {
     until(&mut watch, |event| *event == Happened::GuestReady).await;
     fill_job_config(&run, JOB);
     let resident = resident_kib(shim);
-    run.client().await.attach_job_config().await.expect("attach");
+    run.client().await.attach_job_config(JobFiles::default()).await.expect("attach");
     let events = until(&mut watch, |event| matches!(event, Happened::Exited { .. })).await;
     let expected =
         [Happened::GoSent, Happened::RunnerStarted, Happened::RunnerExited { code: Some(7) }];
@@ -230,7 +230,7 @@ async fn run_clone(stock: &Stock, template: &Run, boot: &Boot, at: Instant) -> (
     run.start().await;
     let mut watch = run.watch().await;
     fill_job_config(&run, CLONE_JOB);
-    run.client().await.attach_job_config().await.expect("attach");
+    run.client().await.attach_job_config(JobFiles::default()).await.expect("attach");
     until(&mut watch, |event| *event == Happened::RunnerStarted).await;
     eprintln!("clone prepared after {prepared:?}, its job runs after {:?}", at.elapsed());
     let outcome = run.outcome().await;

@@ -12,15 +12,18 @@ use forrest_core::image_choice::choose_start_image;
 use forrest_core::model::{Bytes, Generation, ImageRef, Job, MachineTypeName, StartImage};
 use forrest_images::persistence::persistence_token_matches;
 use forrest_images::readback::{self, ReadBack};
+use forrest_images::seed::{JOBDATA, SeedFiles};
 use forrest_images::template::{Part, Replacements, RunValues, Template};
 use forrest_images::{DiskFormat, ImageError, Origin, RunDir, RunDisk, Store};
+use forrest_vm::JobFiles;
 use forrest_vm::spec::{
     Boot, Confinement, Disk, DiskFormat as VmDiskFormat, EgressFilter, FORMAT, GuestUuid, Layer,
     Network, RunSpec, SharedDir,
 };
 use secrecy::SecretString;
 
-use super::{Executors, Host, RunContext, blocking, snapshots};
+use super::machines::{self, Ending};
+use super::{Executors, Host, RunContext, TakingOut, blocking, snapshots};
 use crate::clock::now;
 use crate::record::RunRecord;
 
@@ -43,8 +46,10 @@ pub(super) fn allocated(path: &Path) -> Bytes {
 }
 
 impl Executors {
-    /// Forks the run's disk and writes its `CIDATA` disk.
+    /// Forks the run's disk and writes its `CIDATA` disk. A guest that starts from a snapshot is restored
+    /// already, while its runner is being registered.
     pub(crate) async fn prepare(self, run: Arc<RunContext>, restore: bool) {
+        self.images_settled().await;
         let prepared = match self.begin(&run).await {
             Ok(()) => {
                 let run = Arc::clone(&run);
@@ -54,7 +59,17 @@ impl Executors {
             }
             Err(what) => Err(what),
         };
-        self.answer(&run, RunEvent::Prepared(prepared.map_err(Trouble::new))).await;
+        if let Ok((_, Start::Restored)) = prepared {
+            self.restore(&run).await;
+        }
+        let missed = restore && matches!(prepared, Ok((_, Start::Cold)));
+        let image = prepared.map(|(image, _)| image).map_err(Trouble::new);
+        self.answer(&run, RunEvent::Prepared(image)).await;
+        if missed {
+            // The image has changed, or the snapshot is gone: a new one is not to wait for the next look.
+            let settings = self.with_snapshot(&run.machine);
+            self.check_snapshot(run.machine.clone(), settings).await;
+        }
     }
 
     /// Makes the run's directory with its record, once. Nothing is asked of GitHub before that: whatever
@@ -166,11 +181,14 @@ impl Executors {
         }
     }
 
-    /// Removes the run's disks.
+    /// Removes the run's disks, after the virtual machine that was restored for a runner which never came.
     pub(crate) async fn discard(self, run: Arc<RunContext>) {
-        let discarded = {
-            let run = Arc::clone(&run);
-            self.on_disk(move |store| store.discard(&run.dir)).await
+        let discarded = match machines::end(run.dir.path(), Ending::IfUnused).await {
+            Ok(()) => {
+                let run = Arc::clone(&run);
+                self.on_disk(move |store| store.discard(&run.dir)).await
+            }
+            Err(what) => Err(Trouble::new(what)),
         };
         self.answer(&run, RunEvent::Discarded(discarded)).await;
     }
@@ -195,12 +213,14 @@ impl Executors {
         machine: MachineTypeName,
         generation: Generation,
         why: String,
+        taking_out: TakingOut,
     ) {
         let result =
             self.on_disk(move |store| store.mark_broken(&machine, generation, &why, now())).await;
         if let Err(trouble) = result {
             tracing::error!("could not take a generation out of use: {}", trouble.what);
         }
+        drop(taking_out);
     }
 }
 
@@ -230,12 +250,19 @@ fn write_record(run: &RunContext, record: &RunRecord) -> Result<(), String> {
     record.write(run.dir.path()).map_err(|error| format!("could not write its record: {error}"))
 }
 
+/// How a prepared run is to start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Start {
+    Cold,
+    Restored,
+}
+
 fn prepare(
     store: &Store,
     run: &RunContext,
     host: &Host,
     restore: bool,
-) -> Result<StartImage, String> {
+) -> Result<(StartImage, Start), String> {
     let settings = settings(run)?;
     let text = |error: ImageError| error.to_string();
     let mut record = RunRecord::read(run.dir.path()).ok_or("the run's record cannot be read")?;
@@ -248,7 +275,14 @@ fn prepare(
             Ok(_) => {
                 record.image = Some(start.clone());
                 write(&record)?;
-                return Ok(start);
+                // What is to be on it comes with the registration.
+                store
+                    .write_seed(&run.dir.job_config(), JOBDATA, &SeedFiles::default())
+                    .map_err(text)?;
+                run_spec(store, run, host)?
+                    .write(run.dir.path())
+                    .map_err(|error| error.to_string())?;
+                return Ok((start, Start::Restored));
             }
             Err(error) => {
                 tracing::warn!(runner = %run.runner, %error, "starting cold: its snapshot fails");
@@ -265,7 +299,7 @@ fn prepare(
         let seed = Seed { machine: &run.machine, template: &template, start: &start };
         seed.write(store, &run.dir.cloud_init(), Part::CloudInit, None).map_err(text)?;
     }
-    Ok(start)
+    Ok((start, Start::Cold))
 }
 
 /// The image that a run of this machine type starts from now.
@@ -306,9 +340,13 @@ impl Seed<'_> {
         part: Part,
         run: Option<RunValues<'_>>,
     ) -> Result<(), ImageError> {
+        store.write_seed(path, part.label(), &self.files(part, run)?)
+    }
+
+    fn files(&self, part: Part, run: Option<RunValues<'_>>) -> Result<SeedFiles, ImageError> {
         let instance_id = instance_id(self.template, self.start);
         let replacements = Replacements { machine: self.machine, instance_id: &instance_id, run };
-        store.write_seed(path, part.label(), &self.template.render(part, &replacements)?)
+        self.template.render(part, &replacements)
     }
 }
 
@@ -324,12 +362,13 @@ pub(super) fn instance_id(template: &Template, start: &StartImage) -> String {
     }
 }
 
-/// Writes the disk with the JIT configuration.
+/// Writes the disk with the JIT configuration, in place where a restored guest has it already. Returns what
+/// the guest may be told of it.
 pub(super) fn write_job_config(
     store: &Store,
     run: &RunContext,
     jit_config: &SecretString,
-) -> Result<(), String> {
+) -> Result<JobFiles, String> {
     let settings = settings(run)?;
     let text = |error: ImageError| error.to_string();
     let template = template(settings).map_err(text)?;
@@ -340,7 +379,14 @@ pub(super) fn write_job_config(
     if !template.run_values_in_cloud_init().is_empty() {
         seed.write(store, &run.dir.cloud_init(), Part::CloudInit, values).map_err(text)?;
     }
-    seed.write(store, &run.dir.job_config(), Part::JobConfig, values).map_err(text)
+    let files = seed.files(Part::JobConfig, values).map_err(text)?;
+    let path = run.dir.job_config();
+    let written = match run.is_restored() {
+        true => store.fill_seed(&path, JOBDATA, &files),
+        false => store.write_seed(&path, JOBDATA, &files),
+    };
+    written.map_err(text)?;
+    Ok(JobFiles::new(files.iter()))
 }
 
 /// The virtual machine's description for its supervisor.

@@ -1,5 +1,6 @@
 //! What happens to a run's virtual machine, through its supervisor.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use forrest_core::{KillReason, RunEvent};
 use forrest_vm::protocol::{Happened, PauseReason, VmState};
 use forrest_vm::run_dir::{self, RunDirState};
 use forrest_vm::spec::{self, BootKind};
-use forrest_vm::{Outcome, ShimClient, VmError, Watch, spawn_shim};
+use forrest_vm::{JobFiles, Outcome, ShimClient, VmError, Watch, spawn_shim};
 use secrecy::SecretString;
 
 use super::{Executors, RunContext, blocking, disks};
@@ -18,6 +19,10 @@ use crate::record::RunRecord;
 
 /// Pause before a supervisor that lives but does not answer is asked again.
 const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
+/// How long a virtual machine may take to end that nobody wants.
+const END_TIMEOUT: Duration = Duration::from_secs(30);
+/// Pause between two looks whether it has ended.
+const END_PAUSE: Duration = Duration::from_millis(20);
 
 impl Executors {
     /// Starts the virtual machine and watches it until it is gone.
@@ -45,20 +50,25 @@ impl Executors {
         };
         let written = {
             let (store, host, run) = (self.store.clone(), Arc::clone(&self.host), Arc::clone(run));
-            blocking(move || -> Result<(), String> {
-                disks::write_job_config(&store, &run, &jit_config)?;
+            blocking(move || -> Result<JobFiles, String> {
+                let files = disks::write_job_config(&store, &run, &jit_config)?;
                 let mut record =
                     RunRecord::read(run.dir.path()).ok_or("the run's record cannot be read")?;
                 record.runner_id = Some(id);
                 record.write(run.dir.path()).map_err(|error| error.to_string())?;
-                disks::run_spec(&store, &run, &host)?
-                    .write(run.dir.path())
-                    .map_err(|error| error.to_string())
+                if !run.is_restored() {
+                    disks::run_spec(&store, &run, &host)?
+                        .write(run.dir.path())
+                        .map_err(|error| error.to_string())?;
+                }
+                Ok(files)
             })
         };
-        written.await?;
+        let files = written.await?;
         let dir = run.dir.path();
-        if let Err(error) = spawn_shim(&self.host.supervisor, dir).await {
+        if !run.is_restored()
+            && let Err(error) = spawn_shim(&self.host.supervisor, dir).await
+        {
             // A supervisor that was only slow would start a guest behind our back.
             return match run_dir::claim(dir) {
                 Ok(true) => Err(error.to_string()),
@@ -66,12 +76,23 @@ impl Executors {
                 Err(claim) => Err(format!("{error}; {claim}")),
             };
         }
-        let attached = async { ShimClient::connect(dir).await?.attach_job_config().await };
+        let attached = async { ShimClient::connect(dir).await?.attach_job_config(files).await };
         if let Err(error) = attached.await {
             // The watcher finds out what became of it.
             tracing::warn!(runner = %run.runner, %error, "could not hand over the job configuration");
         }
         Ok(())
+    }
+
+    /// Has the run's guest restored from its snapshot, while its runner is being registered. A guest that
+    /// cannot be is found out about when it is to get its job configuration.
+    pub(super) async fn restore(&self, run: &RunContext) {
+        match spawn_shim(&self.host.supervisor, run.dir.path()).await {
+            Ok(_) => drop(run.restored.set(())),
+            Err(error) => {
+                tracing::warn!(runner = %run.runner, %error, "its guest is not restored ahead");
+            }
+        }
     }
 
     /// Follows a virtual machine until it is gone, in a task of its own that ends with the daemon.
@@ -183,6 +204,57 @@ impl Executors {
         if let Err(error) = recorded.await {
             tracing::warn!(runner = %run.runner, %job, %error, "could not record the run's job");
         }
+    }
+}
+
+/// Which virtual machines may be ended with their directory's files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// Those that never got a job configuration: no runner ever was in them. Its supervisor knows.
+    IfUnused,
+    /// One that a snapshot is made of.
+    Build,
+}
+
+/// Makes sure that no virtual machine runs in this directory, nor will.
+///
+/// # Errors
+/// Where one runs that may have a job, or that does not end in [`END_TIMEOUT`].
+pub(super) async fn end(path: &Path, which: Ending) -> Result<(), String> {
+    if !path.exists() {
+        return Ok(());
+    }
+    let ended = async {
+        loop {
+            let dir = path.to_owned();
+            let claimed = blocking(move || match run_dir::claim(&dir) {
+                Ok(true) => Ok(true),
+                Ok(false) => run_dir::classify(&dir).map(|state| state != RunDirState::Live),
+                Err(error) => Err(error),
+            });
+            if claimed.await.map_err(|error| error.to_string())? {
+                return Ok(());
+            }
+            // It may be about to listen, or gone already.
+            if let Ok(mut shim) = ShimClient::connect(path).await {
+                let asked = match which {
+                    Ending::IfUnused => shim.give_up("its runner is not wanted any more").await,
+                    Ending::Build => shim.kill("the snapshot that it was for is given up").await,
+                };
+                if let Err(refused @ VmError::ShimRefused { .. }) = asked {
+                    return Err(refused.to_string());
+                }
+            }
+            tokio::time::sleep(END_PAUSE).await;
+        }
+    };
+    match tokio::time::timeout(END_TIMEOUT, ended).await {
+        Ok(result) => result,
+        Err(_) => Err(format!(
+            "the virtual machine in {} did not end within {} s",
+            path.display(),
+            END_TIMEOUT.as_secs()
+        )),
     }
 }
 

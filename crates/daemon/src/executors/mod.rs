@@ -24,7 +24,7 @@ use forrest_github::GitHub;
 use forrest_images::{ImageError, RunDir, Store};
 use forrest_vm::spec::Accel;
 use secrecy::SecretString;
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::{OnceCell, Semaphore, watch};
 
 use crate::containment::Containment;
 use crate::driver::{Inbox, Message};
@@ -78,6 +78,8 @@ pub(crate) struct RunContext {
     pub(crate) dir: RunDir,
     /// Whether its directory was made, or why it could not be.
     begun: OnceCell<Result<(), String>>,
+    /// Set once its guest is being restored, ahead of its registration.
+    restored: OnceCell<()>,
 }
 
 impl RunContext {
@@ -101,7 +103,13 @@ impl RunContext {
             token: token.map(|token| SecretString::from(token.expose())),
             dir: executors.store.run_dir(runner, machine),
             begun: OnceCell::new(),
+            restored: OnceCell::new(),
         }
+    }
+
+    /// Whether its guest was restored, or is about to be, ahead of its registration.
+    fn is_restored(&self) -> bool {
+        self.restored.initialized()
     }
 }
 
@@ -114,6 +122,8 @@ pub(crate) struct Executors {
     host: Arc<Host>,
     /// Bounds the blocking work on images.
     disk_work: Arc<Semaphore>,
+    /// How many generations are just being taken out of use: no image is chosen meanwhile.
+    taken_out: Arc<watch::Sender<usize>>,
     settings: Arc<Settings>,
 }
 
@@ -148,6 +158,7 @@ impl Executors {
             inbox,
             host: Arc::new(host),
             disk_work: Arc::new(Semaphore::new(DISK_WORK_MAX)),
+            taken_out: Arc::new(watch::Sender::new(0)),
             settings: Settings::of(config),
         }
     }
@@ -176,6 +187,18 @@ impl Executors {
         self.settings.with_snapshots.iter().find(|found| &found.name == machine).cloned()
     }
 
+    /// From here on, until the result is dropped, no image is chosen: a generation is being taken out of use.
+    pub(crate) fn take_out(&self) -> TakingOut {
+        self.taken_out.send_modify(|count| *count += 1);
+        TakingOut(Arc::clone(&self.taken_out))
+    }
+
+    /// Waits until no generation is being taken out of use.
+    async fn images_settled(&self) {
+        // It is never closed: this executor has the sender.
+        let _ = self.taken_out.subscribe().wait_for(|count| *count == 0).await;
+    }
+
     async fn answer(&self, run: &RunContext, event: RunEvent) {
         self.send(Message::Event(Event::Run { runner: run.runner.clone(), event })).await;
     }
@@ -195,6 +218,16 @@ impl Executors {
         let _permit = self.disk_work.acquire().await;
         let store = self.store.clone();
         blocking(move || work(&store)).await.map_err(|error| Trouble::new(error.to_string()))
+    }
+}
+
+/// A generation is being taken out of use.
+#[derive(Debug)]
+pub(crate) struct TakingOut(Arc<watch::Sender<usize>>);
+
+impl Drop for TakingOut {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
     }
 }
 

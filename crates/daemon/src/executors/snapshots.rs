@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use forrest_config::Machine;
 use forrest_core::Event;
@@ -13,22 +12,19 @@ use forrest_core::snapshots::BuildTrouble;
 use forrest_images::seed::{JOBDATA, SeedFiles};
 use forrest_images::template::{Part, Template};
 use forrest_images::{ImageError, RunDir, Snapshot, SnapshotKey, Store, snapshots};
-use forrest_vm::run_dir::{self, RunDirState};
+use forrest_vm::run_dir;
 use forrest_vm::spec::{Boot, RunSpec};
-use forrest_vm::{EndReason, ShimClient, VmError, snapshot};
+use forrest_vm::{EndReason, VmError, snapshot};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
+use super::machines::{self, Ending};
 use super::{Executors, Host, accel_name, blocking, disks};
 use crate::clock::now;
 use crate::driver::Message;
 
 /// Changes whenever guests are made or saved in another way.
 const FORMAT: u32 = 1;
-/// How long a build's virtual machine may take to end when it is told to.
-const END_TIMEOUT: Duration = Duration::from_secs(30);
-/// Pause between two looks whether it has ended.
-const END_PAUSE: Duration = Duration::from_millis(20);
 
 /// Everything that a saved guest depends on; the snapshot's key is made of it.
 #[derive(Debug, Serialize)]
@@ -150,6 +146,7 @@ impl Executors {
         machine: MachineTypeName,
         settings: Option<Arc<Machine>>,
     ) {
+        self.images_settled().await;
         let fits = match settings {
             None => Err(not_configured(&machine)),
             Some(settings) => {
@@ -189,12 +186,13 @@ impl Executors {
         given_up: CancellationToken,
     ) -> Result<(), BuildTrouble> {
         let host = |what: String| BuildTrouble::Host(Trouble::new(what));
+        self.images_settled().await;
         let key = {
             let (store, on, settings) =
                 (self.store.clone(), Arc::clone(&self.host), Arc::clone(&settings));
             blocking(move || wanted(&store, &settings, &on)).await.map_err(host)?.key
         };
-        end_build(&self.store.snapshot_build_dir(&key)).await.map_err(host)?;
+        machines::end(&self.store.snapshot_build_dir(&key), Ending::Build).await.map_err(host)?;
         let prepared = {
             let _permit = self.disk_work.acquire().await;
             let (store, on) = (self.store.clone(), Arc::clone(&self.host));
@@ -220,7 +218,7 @@ impl Executors {
             }
             Some(Err(error)) => Err(self.build_failed(key, dir, start, &error).await),
             None => {
-                end_build(dir.path()).await.map_err(host)?;
+                machines::end(dir.path(), Ending::Build).await.map_err(host)?;
                 let path = dir.path().to_owned();
                 self.on_disk(move |store| store.remove_snapshot_build(&path))
                     .await
@@ -244,7 +242,7 @@ impl Executors {
             error => error.to_string(),
         };
         let outcome = run_dir::read_outcome(dir.path()).ok();
-        if let Err(what) = end_build(dir.path()).await {
+        if let Err(what) = machines::end(dir.path(), Ending::Build).await {
             return BuildTrouble::Host(Trouble::new(format!("{reason}; {what}")));
         }
         let kept = self.on_disk(move |store| store.keep_failed_snapshot(&key, &dir)).await;
@@ -298,7 +296,7 @@ impl Executors {
 
     async fn clean_up_build(&self, path: PathBuf) {
         tracing::info!(path = %path.display(), "removing an unfinished snapshot");
-        let removed = match end_build(&path).await {
+        let removed = match machines::end(&path, Ending::Build).await {
             Ok(()) => self.on_disk(move |store| store.remove_snapshot_build(&path)).await,
             Err(what) => Err(Trouble::new(what)),
         };
@@ -351,37 +349,4 @@ fn prepare_build(store: &Store, settings: &Machine, host: &Host) -> Result<Prepa
     let boot = Boot::Template { ram: files(snapshots::RAM), state: files(snapshots::STATE) };
     let spec = disks::spec(&dir, settings, host, disk, boot)?;
     Ok(Prepared { key, start, dir, spec })
-}
-
-/// Makes sure that no virtual machine runs in a build's directory, nor will.
-async fn end_build(path: &Path) -> Result<(), String> {
-    if !path.exists() {
-        return Ok(());
-    }
-    let ended = async {
-        loop {
-            let dir = path.to_owned();
-            let claimed = blocking(move || match run_dir::claim(&dir) {
-                Ok(true) => Ok(true),
-                Ok(false) => run_dir::classify(&dir).map(|state| state != RunDirState::Live),
-                Err(error) => Err(error),
-            });
-            if claimed.await.map_err(|error| error.to_string())? {
-                return Ok(());
-            }
-            // It may be about to listen, or gone already.
-            if let Ok(mut shim) = ShimClient::connect(path).await {
-                let _ = shim.kill("the snapshot that it was for is given up").await;
-            }
-            tokio::time::sleep(END_PAUSE).await;
-        }
-    };
-    match tokio::time::timeout(END_TIMEOUT, ended).await {
-        Ok(result) => result,
-        Err(_) => Err(format!(
-            "the virtual machine in {} did not end within {} s",
-            path.display(),
-            END_TIMEOUT.as_secs()
-        )),
-    }
 }

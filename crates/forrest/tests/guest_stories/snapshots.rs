@@ -11,7 +11,7 @@ use forrest_core::run::FinishedRun;
 use forrest_core::snapshots::{Snapshot, SnapshotState};
 use forrest_daemon::control::Status;
 use forrest_testbed::{KEEP_DISK, MachinePlan, Plan, QueuedJob, Testbed};
-use github_sim::model::JobId;
+use github_sim::model::{ApiEffect, ApiFault, JobId, When};
 
 use crate::scene::{GUEST_LIFE, assert_clean, plan, plan_on_xfs, root};
 
@@ -282,4 +282,57 @@ async fn a_generation_that_does_not_boot_never_meets_a_job() {
     };
     assert_eq!(after.start_image.map(|start| start.image), Some(first));
     assert_clean(&testbed).await;
+}
+
+/// A guest is restored while its runner is being registered. Where that comes to nothing, the guest goes:
+/// with the daemon that registered it, or with the job that it was for. The next ones are none the worse.
+#[tokio::test]
+async fn a_guest_restored_ahead_of_its_registration_may_be_in_vain() {
+    let Some(plan) = plan("restored-in-vain") else { return };
+    let mut testbed = with_snapshot(plan, &[]).await;
+    let never = |effect| {
+        ApiFault::new("actions/generate-runner-jitconfig-for-repo", effect, When::Always)
+    };
+
+    // The daemon dies over it.
+    testbed.sim.api_fault(never(ApiEffect::Hang));
+    let served = testbed.queue(BUILD, QueuedJob::push("served", &["echo served"])).expect("queued");
+    restored_ahead(&testbed).await;
+    let old = testbed.client().status().await.expect("a status").view.runs.remove(0).runner;
+    testbed.daemon.take().expect("a daemon").kill().await.expect("killed");
+    testbed.sim.clear_faults();
+    testbed.start_daemon().await.expect("it starts again");
+    let run = testbed.finished(served, GUEST_LIFE).await.expect("the job ends");
+    assert!(run.restored && run.runner != old, "{run:?}");
+    assert_clean(&testbed).await;
+    assert_eq!(guests(&testbed), 0, "guests are left");
+
+    // The job is cancelled over it.
+    testbed.sim.api_fault(never(ApiEffect::Status { status: 500 }));
+    let cancelled = testbed.queue(BUILD, QueuedJob::push("cancelled", &["true"])).expect("queued");
+    restored_ahead(&testbed).await;
+    let of = testbed.sim.job(cancelled).expect("the job").run_id;
+    testbed.sim.cancel(of, true).expect("cancelled");
+    assert_clean(&testbed).await;
+    assert_eq!(guests(&testbed), 0, "guests are left");
+
+    testbed.sim.clear_faults();
+    let (run, log) = ran(&testbed, "quick", &["echo again"]).await;
+    assert!(run.restored && log.contains("again"), "{run:?}\n{log}");
+    assert_clean(&testbed).await;
+}
+
+/// Processes of virtual machines.
+fn guests(testbed: &Testbed) -> usize {
+    let secrets = testbed.secrets().expect("the testbed's secrets");
+    secrets.in_processes(&testbed.plan().base_dir()).expect("processes").0
+}
+
+/// Waits until a guest is there, before it has a registration.
+async fn restored_ahead(testbed: &Testbed) {
+    let there = |status: &Status| {
+        let run = status.view.runs.first()?;
+        (run.times.registered.is_none() && guests(testbed) >= 2).then_some(())
+    };
+    testbed.wait(GUEST_LIFE, "a guest without a registration", there).await.expect("restored");
 }

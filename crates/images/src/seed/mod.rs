@@ -13,6 +13,7 @@ mod geometry;
 mod names;
 
 use std::collections::BTreeMap;
+use std::fs::OpenOptions;
 use std::path::Path;
 
 use forrest_core::model::Bytes;
@@ -20,7 +21,7 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use crate::durable::Files;
-use crate::error::ImageError;
+use crate::error::{ImageError, IoContext};
 use crate::store::Store;
 use geometry::{ENTRY, FIRST_CLUSTER, Geometry, ROOT_ENTRIES, SECTOR};
 use names::{Attribute, ShortNames};
@@ -49,6 +50,11 @@ impl SeedFiles {
     /// Adds or replaces a file.
     pub fn insert(&mut self, name: impl Into<String>, content: impl Into<Vec<u8>>) {
         self.0.insert(name.into(), Zeroizing::new(content.into()));
+    }
+
+    /// The files' paths and contents.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.0.iter().map(|(name, content)| (name.as_str(), content.as_slice()))
     }
 }
 
@@ -79,8 +85,31 @@ impl Store {
         label: &str,
         content: &SeedFiles,
     ) -> Result<(), ImageError> {
-        write(&self.files, path, label, content, SEED_SIZE)
+        write(&self.files, path, Target::New, label, content, SEED_SIZE)
     }
+
+    /// As [`Store::write_seed`], into a seed disk that has the same label and no files yet and stays the same
+    /// file: a virtual machine, which has not looked at it, has it open.
+    ///
+    /// # Errors
+    /// As [`write_fat`]; [`ImageError::Io`] where there is no such file.
+    pub fn fill_seed(
+        &self,
+        path: &Path,
+        label: &str,
+        content: &SeedFiles,
+    ) -> Result<(), ImageError> {
+        write(&self.files, path, Target::Empty, label, content, SEED_SIZE)
+    }
+}
+
+/// Where a seed disk is written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Target {
+    /// A file of its own.
+    New,
+    /// A seed disk without files.
+    Empty,
 }
 
 /// Writes a FAT file system with these files to `path`, readable by this user only; what was there is
@@ -98,12 +127,13 @@ pub fn write_fat(
     content: &SeedFiles,
     size: Bytes,
 ) -> Result<(), ImageError> {
-    write(&Files::default(), path, label, content, size)
+    write(&Files::default(), path, Target::New, label, content, size)
 }
 
 fn write(
     files: &Files,
     path: &Path,
+    target: Target,
     label: &str,
     content: &SeedFiles,
     size: Bytes,
@@ -122,9 +152,15 @@ fn write(
     let root = Directory::new(label, content)?;
     disk.place_root(&root)?;
 
-    files.remove(path)?;
-    let file = files.create(path, 0o600)?;
-    files.resize(&file, path, size.0)?;
+    let file = match target {
+        Target::New => {
+            files.remove(path)?;
+            let file = files.create(path, 0o600)?;
+            files.resize(&file, path, size.0)?;
+            file
+        }
+        Target::Empty => OpenOptions::new().write(true).open(path).context("open", path)?,
+    };
     let id: [u8; 4] = Sha256::digest(label)[..4].try_into().unwrap_or_default();
     files.write_at(&file, path, 0, &disk.geometry.boot_sector(label, id))?;
     let table = disk.geometry.encode_table(&disk.table);

@@ -1,9 +1,11 @@
 //! What the guest says on its virtio-serial port, and what it is told.
 //!
-//! Newline-delimited text. From the guest: `ready`, `time?`, `runner-started`, `runner-exited [CODE]`,
-//! `error TEXT`. To the guest: `go UNIX_TIME_NANOSECONDS`, once the job config is in place, upon which the
-//! guest mounts `JOBDATA`; `time UNIX_TIME_NANOSECONDS`, at once, where it asks for that. A guest that was
-//! just restored reads `go` a fifth of a second late: to set its clock, it had better ask.
+//! Newline-delimited text. From the guest: `ready`, `time?`, `files?`, `runner-started`,
+//! `runner-exited [CODE]`, `error TEXT`. To the guest: `go UNIX_TIME_NANOSECONDS`, once the job config is in
+//! place, upon which the guest mounts `JOBDATA`; `time UNIX_TIME_NANOSECONDS`, at once, where it asks for
+//! that. A guest that was just restored reads `go` a fifth of a second late: to set its clock, it had better
+//! ask. `files [NAME=TEXT]...` is the answer to `files?`: what is on `JOBDATA`, for a guest that does not
+//! want to wait until it has mounted that.
 //!
 //! The guest may be a stranger's: lines are bounded, and reading slows down to a fixed rate, beyond
 //! which the guest itself has to wait.
@@ -33,6 +35,8 @@ pub enum GuestLine {
     Ready,
     /// It wants to know what time it is.
     TimeWanted,
+    /// It wants to know what is on the disk with its job configuration.
+    FilesWanted,
     /// Its runner has started.
     RunnerStarted,
     /// Its runner has exited.
@@ -58,6 +62,7 @@ impl GuestLine {
         match (word, rest.trim()) {
             ("ready", "") => Self::Ready,
             ("time?", "") => Self::TimeWanted,
+            ("files?", "") => Self::FilesWanted,
             ("runner-started", "") => Self::RunnerStarted,
             ("runner-exited", "") => Self::RunnerExited { code: None },
             ("runner-exited", code) => match code.parse() {

@@ -19,11 +19,11 @@ use std::time::Duration;
 use forrest_core::model::Timestamp;
 
 use super::guest_port::{GuestLine, harmless};
-use crate::Outcome;
 use crate::outcome::{EndReason, FORMAT, GUEST_ERRORS_MAX, QemuExit, VmTimes};
 use crate::protocol::{Happened, Pause, PauseReason, Request, ShimEvent, VmState, WHY_LEN_MAX};
 use crate::qmp::QmpEvent;
 use crate::spec::{BootKind, RunSpec};
+use crate::{JobFiles, Outcome};
 
 /// How long QEMU may take to close a disk that may be kept.
 pub const QUIT_GRACE_DISK_KEPT: Duration = Duration::from_secs(60);
@@ -42,6 +42,11 @@ pub const GO_MAX: u32 = 8;
 
 /// How often a guest is told the time.
 pub const TIMES_MAX: u32 = 64;
+/// How often a guest is told what its job configuration is.
+pub const FILES_MAX: u32 = 4;
+/// How long a restored guest waits for its job config: it is restored before its runner is registered, and
+/// whoever registers it may die over that.
+pub const ATTACH_LIMIT: Duration = Duration::from_secs(600);
 
 /// The time, twice: what goes on record, and what deadlines are measured by (since the shim's start;
 /// it does not jump).
@@ -88,6 +93,8 @@ pub(crate) enum Input {
 pub(crate) enum Action {
     SendGo,
     SendTime,
+    /// The machine's [`Machine::files`].
+    SendFiles,
     PressPowerButton,
     Continue,
     QueryRunState,
@@ -130,10 +137,13 @@ pub(crate) struct Machine {
     phase: Phase,
     state: VmState,
     boot_deadline: Duration,
+    attach_deadline: Option<Duration>,
     job_deadline: Option<Duration>,
     paused: Option<Paused>,
+    files: JobFiles,
     gos_sent: u32,
     times_sent: u32,
+    files_sent: u32,
     actions: Vec<Action>,
 }
 
@@ -157,16 +167,27 @@ impl Machine {
                 BootKind::Cold | BootKind::Template => spec.boot_timeout(),
                 BootKind::Restored => spec.boot_timeout().min(RESTORE_LIMIT),
             }),
+            attach_deadline: match spec.boot.kind() {
+                BootKind::Cold | BootKind::Template => None,
+                BootKind::Restored => Some(now.elapsed.saturating_add(ATTACH_LIMIT)),
+            },
             job_deadline: None,
             paused: None,
+            files: JobFiles::default(),
             gos_sent: 0,
             times_sent: 0,
+            files_sent: 0,
             actions: Vec::new(),
         }
     }
 
     pub(crate) fn state(&self) -> &VmState {
         &self.state
+    }
+
+    /// What the guest is told of its job configuration.
+    pub(crate) fn files(&self) -> &JobFiles {
+        &self.files
     }
 
     /// When [`Input::Tick`] is due, if nothing happens before.
@@ -179,7 +200,7 @@ impl Machine {
                     PauseReason::NoSpace => paused.next_check.min(paused.since + PAUSE_LIMIT),
                     PauseReason::IoError => paused.since + PAUSE_LIMIT,
                 });
-                [boot, pause, self.job_deadline].into_iter().flatten().min()
+                [boot, pause, self.attach_deadline, self.job_deadline].into_iter().flatten().min()
             }
             Phase::Saving { since } => Some(*since + SAVE_LIMIT),
             Phase::Ending(ending) => Some(ending.kill_at),
@@ -220,10 +241,10 @@ impl Machine {
     pub(crate) fn request(&mut self, now: Now, request: Request) -> Result<Vec<Action>, String> {
         if let Phase::Ending(_) | Phase::Over = self.phase {
             return match request {
-                Request::Kill { .. } => Ok(Vec::new()),
+                Request::Kill { .. } | Request::GiveUp { .. } => Ok(Vec::new()),
                 Request::Status
                 | Request::Watch
-                | Request::AttachJobConfig
+                | Request::AttachJobConfig { .. }
                 | Request::PowerDown
                 | Request::JobDeadline { .. }
                 | Request::Resume => Err("the VM is ending".to_owned()),
@@ -231,7 +252,14 @@ impl Machine {
         }
         match request {
             Request::Status | Request::Watch => {}
-            Request::AttachJobConfig => self.attach_job_config(now)?,
+            Request::AttachJobConfig { files } => self.attach_job_config(now, files)?,
+            Request::GiveUp { why } => {
+                if self.state.times.job_config_attached_at.is_some() {
+                    return Err("it has its job configuration: it may have a job".to_owned());
+                }
+                let why = harmless(&why, WHY_LEN_MAX);
+                self.end(now, EndReason::Killed, true, &why);
+            }
             Request::PowerDown => {
                 self.state.times.power_down_requested_at.get_or_insert(now.wall);
                 self.actions.push(Action::PressPowerButton);
@@ -254,10 +282,12 @@ impl Machine {
         Ok(std::mem::take(&mut self.actions))
     }
 
-    fn attach_job_config(&mut self, now: Now) -> Result<(), String> {
+    fn attach_job_config(&mut self, now: Now, files: JobFiles) -> Result<(), String> {
         if self.state.boot == BootKind::Template {
             return Err("a template never sees a job".to_owned());
         }
+        self.files = files;
+        self.attach_deadline = None;
         self.state.times.job_config_attached_at.get_or_insert(now.wall);
         self.go_if_due(now);
         Ok(())
@@ -376,6 +406,10 @@ impl Machine {
                 self.times_sent += 1;
                 self.actions.push(Action::SendTime);
             }
+            GuestLine::FilesWanted if self.files_sent < FILES_MAX => {
+                self.files_sent += 1;
+                self.actions.push(Action::SendFiles);
+            }
             GuestLine::RunnerStarted if times.runner_started_at.is_none() => {
                 times.runner_started_at = Some(now.wall);
                 self.emit(now, Happened::RunnerStarted);
@@ -390,6 +424,7 @@ impl Machine {
                 self.emit(now, Happened::GuestError { text });
             }
             GuestLine::TimeWanted
+            | GuestLine::FilesWanted
             | GuestLine::RunnerStarted
             | GuestLine::RunnerExited { .. }
             | GuestLine::Error { .. }
@@ -459,6 +494,9 @@ impl Machine {
         let due = |at: Duration| at <= now.elapsed;
         if self.state.times.ready_at.is_none() && due(self.boot_deadline) {
             self.boot_timed_out(now);
+        } else if self.attach_deadline.is_some_and(due) {
+            let detail = format!("no job configuration came within {} s", ATTACH_LIMIT.as_secs());
+            self.end(now, EndReason::Killed, false, &detail);
         } else if self.job_deadline.is_some_and(due) {
             self.end(now, EndReason::JobTimeout, false, "the job took longer than it may");
         } else if let Some(paused) = &mut self.paused {

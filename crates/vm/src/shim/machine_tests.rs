@@ -88,15 +88,19 @@ fn full_disk() -> Input {
     Input::Event(QmpEvent::BlockIoError { device: "disk".into(), stopped: true, nospace: true })
 }
 
+fn attach() -> Request {
+    Request::AttachJobConfig { files: JobFiles::default() }
+}
+
 const CLEAN: QemuExit = QemuExit::Status(0);
 
 #[test]
 fn a_cold_guest_gets_its_go_when_both_it_and_the_job_are_ready() {
     let mut world = World::running(Boot::Cold);
     assert_eq!(world.input(Input::Guest(GuestLine::Ready)), []);
-    assert_eq!(world.request(Request::AttachJobConfig), Ok(vec![Action::SendGo]));
+    assert_eq!(world.request(attach()), Ok(vec![Action::SendGo]));
     let mut world = World::running(Boot::Cold);
-    assert_eq!(world.request(Request::AttachJobConfig), Ok(vec![]));
+    assert_eq!(world.request(attach()), Ok(vec![]));
     assert_eq!(world.input(Input::Guest(GuestLine::Ready)), [Action::SendGo]);
     assert_eq!(world.events, [Happened::VmStarted, Happened::GuestReady, Happened::GoSent]);
 }
@@ -104,7 +108,7 @@ fn a_cold_guest_gets_its_go_when_both_it_and_the_job_are_ready() {
 #[test]
 fn a_guest_that_starts_over_gets_another_go_but_not_for_ever() {
     let mut world = World::running(Boot::Cold);
-    world.request(Request::AttachJobConfig).expect("attached");
+    world.request(attach()).expect("attached");
     let gos: usize = (0..100).map(|_| world.input(Input::Guest(GuestLine::Ready)).len()).sum();
     assert_eq!(gos, GO_MAX as usize);
     assert_eq!(world.events.iter().filter(|event| **event == Happened::GoSent).count(), 1);
@@ -113,15 +117,47 @@ fn a_guest_that_starts_over_gets_another_go_but_not_for_ever() {
 #[test]
 fn a_restored_guest_is_ready_as_soon_as_it_runs() {
     let mut world = World::new(restored());
-    assert_eq!(world.request(Request::AttachJobConfig), Ok(vec![]));
+    assert_eq!(world.request(attach()), Ok(vec![]));
     assert_eq!(world.input(Input::BroughtUp), [Action::SendGo]);
     assert_eq!(world.events, [Happened::VmStarted, Happened::GuestReady, Happened::GoSent]);
 }
 
 #[test]
+fn a_restored_guest_that_gets_no_job_config_is_given_up() {
+    let give_up = || Request::GiveUp { why: "not wanted".to_owned() };
+    let mut world = World::new(restored());
+    assert_eq!(world.request(give_up()), Ok(vec![Action::Quit]));
+    assert_eq!(world.request(give_up()), Ok(vec![]));
+    assert_eq!(world.exited(CLEAN), EndReason::Killed);
+    // One that has its job config may have a job.
+    let mut world = World::new(restored());
+    world.request(attach()).expect("attached");
+    assert!(world.request(give_up()).is_err());
+    world.input(Input::BroughtUp);
+    assert_eq!(world.machine.next_deadline(), None);
+    // Nobody comes.
+    let mut world = World::running(restored());
+    assert_eq!(world.tick(), [Action::Quit]);
+    assert_eq!(world.elapsed, ATTACH_LIMIT);
+    assert_eq!(world.exited(CLEAN), EndReason::Killed);
+}
+
+#[test]
+fn a_guest_is_told_of_its_job_config_when_it_asks_but_not_for_ever() {
+    let mut vm = World::running(Boot::Cold);
+    let files = JobFiles::new([("hostname", &b"x"[..])]);
+    vm.request(Request::AttachJobConfig { files: files.clone() }).expect("attached");
+    for _ in 0..FILES_MAX {
+        assert_eq!(vm.input(Input::Guest(GuestLine::FilesWanted)), [Action::SendFiles]);
+    }
+    assert_eq!(vm.machine.files(), &files);
+    assert_eq!(vm.input(Input::Guest(GuestLine::FilesWanted)), []);
+}
+
+#[test]
 fn a_template_is_saved_once_it_is_ready_and_never_sees_a_job() {
     let mut world = World::running(template());
-    assert!(world.request(Request::AttachJobConfig).is_err());
+    assert!(world.request(attach()).is_err());
     assert_eq!(world.input(Input::Guest(GuestLine::Ready)), [Action::Save]);
     assert_eq!(world.input(Input::Event(QmpEvent::Stop)), []);
     assert_eq!(world.input(Input::Saved(Ok(()))), [Action::Quit]);
@@ -318,7 +354,7 @@ fn inputs() -> impl Strategy<Value = Result<Input, Request>> {
         14 => Ok(Input::Tick),
         15 => Ok(Input::QemuExited { exit: CLEAN, stderr: Vec::new() }),
         16 => Ok(Input::QemuExited { exit: QemuExit::Signal(9), stderr: Vec::new() }),
-        17 => Err(Request::AttachJobConfig),
+        17 => Err(attach()),
         18 => Err(Request::PowerDown),
         _ => Err(Request::Kill { why: "enough".to_owned() }),
     })

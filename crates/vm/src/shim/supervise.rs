@@ -375,6 +375,7 @@ impl<'a> Supervisor<'a> {
             match action {
                 Action::SendGo => self.tell_guest("go").await,
                 Action::SendTime => self.tell_guest("time").await,
+                Action::SendFiles => self.tell_guest_files().await,
                 Action::PressPowerButton => self.execute("system_powerdown"),
                 Action::Continue => self.execute("cont"),
                 Action::QueryRunState => self.query_run_state(),
@@ -405,9 +406,18 @@ impl<'a> Supervisor<'a> {
     /// socket's buffer, where [`super::machine::GO_MAX`] and [`super::machine::TIMES_MAX`] of them fit
     /// many times over.
     async fn tell_guest(&mut self, word: &str) {
-        let Some(guest) = &mut self.guest else { return };
         let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-        let line = format!("{word} {time}\n");
+        self.send_to_guest(word, &format!("{word} {time}\n")).await;
+    }
+
+    /// As [`Self::tell_guest`], where [`super::machine::FILES_MAX`] of them fit, too.
+    async fn tell_guest_files(&mut self) {
+        let line = format!("{}\n", self.machine.files().line());
+        self.send_to_guest("files", &line).await;
+    }
+
+    async fn send_to_guest(&mut self, word: &str, line: &str) {
+        let Some(guest) = &mut self.guest else { return };
         let sent = timeout(Duration::from_secs(1), guest.write_all(line.as_bytes())).await;
         if !matches!(sent, Ok(Ok(()))) {
             self.journal.line(&format!("`{word}` could not be sent to the guest"));

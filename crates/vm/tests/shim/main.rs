@@ -15,7 +15,7 @@ use forrest_vm::outcome::QemuExit;
 use forrest_vm::protocol::{Happened, PauseReason};
 use forrest_vm::run_dir::{RunDirState, classify, connect, files};
 use forrest_vm::spec::DiskFormat;
-use forrest_vm::{EndReason, ShimClient, VmError, console, spawn_shim};
+use forrest_vm::{EndReason, JobFiles, ShimClient, VmError, console, spawn_shim};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -119,7 +119,7 @@ async fn requests_are_carried_out_and_recorded() {
     let mut client = run.client().await;
     let refusal = client.resume().await.expect_err("nothing to resume").to_string();
     assert!(refusal.contains("not paused"), "{refusal}");
-    client.attach_job_config().await.expect("attach");
+    client.attach_job_config(JobFiles::default()).await.expect("attach");
     let state = client.status().await.expect("status");
     assert!(state.times.job_config_attached_at.is_some());
     assert!(state.qemu_pid.is_some());
