@@ -17,17 +17,13 @@ const JOBS: usize = 15;
 /// How long any step may take.
 const STEP: Duration = Duration::from_secs(60);
 
-/// Measures with guests that do nothing: their image is one that hangs at once.
+/// Measures with guests that do nothing.
 ///
 /// # Errors
 /// Where the daemon does not do what it should.
 pub async fn measure(place: &Place, figures: &mut Figures) -> Result<()> {
     println!("The daemon ...");
-    let dir = place.scratch("daemon")?;
-    let mut plan = Plan::new(&place.root, &dir, &place.forrest).with(MachinePlan::new(MACHINE));
-    plan.guest_image = dir.join("hangs.raw");
-    std::fs::write(&plan.guest_image, forrest_testbed::hanging_image())?;
-    let mut testbed = Testbed::start(plan).await?;
+    let mut testbed = Testbed::start(plan(place, "daemon")?).await?;
     let polled = |status: &Status| {
         status
             .view
@@ -53,8 +49,23 @@ pub async fn measure(place: &Place, figures: &mut Figures) -> Result<()> {
     testbed.stop_daemon().await
 }
 
+/// A testbed with one machine type, whose image hangs at once.
+///
+/// # Errors
+/// Where its files cannot be written.
+pub fn plan(place: &Place, name: &str) -> Result<Plan> {
+    let dir = place.scratch(name)?;
+    let mut plan = Plan::new(&place.root, &dir, &place.forrest).with(MachinePlan::new(MACHINE));
+    plan.guest_image = dir.join("hangs.raw");
+    std::fs::write(&plan.guest_image, forrest_testbed::hanging_image())?;
+    Ok(plan)
+}
+
 /// From the webhook of one job to QEMU's start, in milliseconds; and its supervisor's memory.
-async fn one_job(testbed: &Testbed, index: usize) -> Result<(f64, f64)> {
+///
+/// # Errors
+/// Where the run does not begin or end.
+pub async fn one_job(testbed: &Testbed, index: usize) -> Result<(f64, f64)> {
     let job = testbed.queue(MACHINE, QueuedJob::push(&format!("job {index}"), &["true"]))?;
     let booting = |status: &Status| {
         let run = status.view.runs.iter().find(|run| run.state == "booting")?;

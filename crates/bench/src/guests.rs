@@ -18,7 +18,8 @@ use crate::figures::{Figures, percentile};
 
 const COLD: &str = "bench/guests/cold";
 const RESTORED: &str = "bench/guests/restored";
-/// Jobs per figure, one after the other; the variable `JOBS` changes that.
+/// Jobs per figure, one after the other; the variables `JOBS` and, for cold starts alone, `COLD_JOBS`
+/// change that.
 const JOBS: usize = 10;
 /// How long one job may take.
 pub const JOB: Duration = Duration::from_secs(10 * 60);
@@ -28,8 +29,10 @@ const STAGES: [&str; 6] =
     ["to_shim", "to_vm", "to_go", "to_runner_started", "to_online", "to_first_line"];
 
 /// One job's way, in seconds.
-struct Way {
-    whole: f64,
+#[derive(Debug)]
+pub struct Way {
+    /// From its webhook until the first line of its step.
+    pub whole: f64,
     stages: [f64; STAGES.len()],
     /// From the guest's first instruction until it was ready.
     boot: f64,
@@ -48,8 +51,9 @@ pub async fn measure(place: &Place, figures: &mut Figures) -> Result<()> {
     let mut testbed = Testbed::start(plan).await?;
     snapshot_is_ready(&testbed, RESTORED).await?;
 
-    let cold = ways(&testbed, COLD).await?;
-    let restored = ways(&testbed, RESTORED).await?;
+    let jobs = jobs("JOBS").unwrap_or(JOBS);
+    let cold = ways(&testbed, COLD, self::jobs("COLD_JOBS").unwrap_or(jobs)).await?;
+    let restored = ways(&testbed, RESTORED, jobs).await?;
     let p50 = |ways: &[Way], part: &dyn Fn(&Way) -> f64| {
         percentile(&mut ways.iter().map(part).collect::<Vec<_>>(), 0.5)
     };
@@ -85,38 +89,50 @@ pub async fn snapshot_is_ready(testbed: &Testbed, machine: &str) -> Result<()> {
     testbed.wait(JOB, "the snapshot", built).await?
 }
 
-async fn ways(testbed: &Testbed, machine: &str) -> Result<Vec<Way>> {
+/// A number of jobs in a variable of the environment.
+fn jobs(variable: &str) -> Option<usize> {
+    std::env::var(variable).ok()?.parse().ok().filter(|jobs| *jobs > 0)
+}
+
+async fn ways(testbed: &Testbed, machine: &str, jobs: usize) -> Result<Vec<Way>> {
     let mut ways = Vec::new();
-    let jobs = std::env::var("JOBS").ok().and_then(|text| text.parse().ok()).unwrap_or(JOBS);
     for index in 0..jobs {
-        let job = testbed
-            .queue(machine, QueuedJob::push(&format!("job {index}"), &["echo first line"]))?;
-        let run = testbed.finished(job, JOB).await?;
-        let dir = run_dir(&testbed.plan().base_dir(), machine, run.runner.as_str());
-        let vm = read_outcome(&dir).context("the record of a virtual machine")?.times;
-        let job = testbed.sim.job(job)?.times;
-        let own = |moment: Option<Timestamp>| moment.map(Timestamp::as_secs_f64);
-        let sim = |moment: Option<Moment>| moment.map(Moment::as_secs_f64);
-        let moments: Option<Vec<f64>> = [
-            sim(job.queued),
-            own(Some(vm.shim_started_at)),
-            own(vm.vm_started_at),
-            own(vm.go_sent_at),
-            own(vm.runner_started_at),
-            sim(job.runner_online),
-            sim(job.first_log_line),
-        ]
-        .into_iter()
-        .collect();
-        let moments = moments.context("a time is missing")?;
-        let boot = own(vm.ready_at).zip(own(vm.vm_started_at)).map(|(ready, vm)| ready - vm);
-        ways.push(Way {
-            whole: moments[STAGES.len()] - moments[0],
-            stages: std::array::from_fn(|stage| moments[stage + 1] - moments[stage]),
-            boot: boot.context("a time is missing")?,
-        });
+        ways.push(way(testbed, machine, index).await?);
     }
     Ok(ways)
+}
+
+/// Runs one job to its end.
+///
+/// # Errors
+/// Where it does not run.
+pub async fn way(testbed: &Testbed, machine: &str, index: usize) -> Result<Way> {
+    let job =
+        testbed.queue(machine, QueuedJob::push(&format!("job {index}"), &["echo first line"]))?;
+    let run = testbed.finished(job, JOB).await?;
+    let dir = run_dir(&testbed.plan().base_dir(), machine, run.runner.as_str());
+    let vm = read_outcome(&dir).context("the record of a virtual machine")?.times;
+    let job = testbed.sim.job(job)?.times;
+    let own = |moment: Option<Timestamp>| moment.map(Timestamp::as_secs_f64);
+    let sim = |moment: Option<Moment>| moment.map(Moment::as_secs_f64);
+    let moments: Option<Vec<f64>> = [
+        sim(job.queued),
+        own(Some(vm.shim_started_at)),
+        own(vm.vm_started_at),
+        own(vm.go_sent_at),
+        own(vm.runner_started_at),
+        sim(job.runner_online),
+        sim(job.first_log_line),
+    ]
+    .into_iter()
+    .collect();
+    let moments = moments.context("a time is missing")?;
+    let boot = own(vm.ready_at).zip(own(vm.vm_started_at)).map(|(ready, vm)| ready - vm);
+    Ok(Way {
+        whole: moments[STAGES.len()] - moments[0],
+        stages: std::array::from_fn(|stage| moments[stage + 1] - moments[stage]),
+        boot: boot.context("a time is missing")?,
+    })
 }
 
 /// Where a run's files are. The last part of a machine type's name is a directory of its own.

@@ -5,6 +5,7 @@
 
 mod clones;
 mod compile;
+mod containment;
 mod daemon;
 mod figures;
 mod forks;
@@ -60,6 +61,9 @@ async fn measure() -> Result<()> {
     }
     if wanted("compile") {
         compile::measure(&place, &mut figures).await?;
+    }
+    if wanted("containment") {
+        containment::measure(&place, &mut figures).await?;
     }
     let path = place.dir.join("report.json");
     figures.write(&path)?;

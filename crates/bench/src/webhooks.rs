@@ -20,17 +20,36 @@ const CONNECTIONS: usize = 16;
 /// Deliveries over each of them.
 const DELIVERIES: usize = 1_000;
 
-/// Sends deliveries as fast as the daemon answers. The daemon runs on one thread, so on one core; the
-/// sender has the other.
+/// Measures how many, and how soon they are answered.
 ///
 /// # Errors
 /// Where a delivery is not taken.
 pub async fn measure(place: &Place, figures: &mut Figures) -> Result<()> {
     println!("Webhooks ...");
-    let dir = place.scratch("webhooks")?;
-    let plan = Plan::new(&place.root, &dir, &place.forrest)
-        .with(MachinePlan::new(MACHINE).with("max_runs: 1"));
-    let mut testbed = Testbed::start(plan).await?;
+    let mut testbed = Testbed::start(plan(place, "webhooks")?).await?;
+    let (per_second, mut samples) = flood(&testbed).await?;
+    figures.add("webhooks_per_s", per_second);
+    figures.add("webhook_answer_ms_p50", percentile(&mut samples, 0.5));
+    figures.add("webhook_answer_ms_p99", percentile(&mut samples, 0.99));
+    testbed.stop_daemon().await
+}
+
+/// A testbed with one machine type.
+///
+/// # Errors
+/// Where its directory cannot be emptied.
+pub fn plan(place: &Place, name: &str) -> Result<Plan> {
+    let dir = place.scratch(name)?;
+    let machine = MachinePlan::new(MACHINE).with("max_runs: 1");
+    Ok(Plan::new(&place.root, &dir, &place.forrest).with(machine))
+}
+
+/// Sends deliveries as fast as the daemon answers: how many a second, and the answers' times in
+/// milliseconds. The daemon runs on one thread, so on one core; the sender has the other.
+///
+/// # Errors
+/// Where a delivery is not taken.
+pub async fn flood(testbed: &Testbed) -> Result<(f64, Vec<f64>)> {
     testbed.client().drain(true).await?;
     let job = testbed.queue(MACHINE, QueuedJob::push("job", &["true"]))?;
     let (headers, body) = testbed.sim.sample_webhook(job, JobAction::Queued)?;
@@ -44,11 +63,7 @@ pub async fn measure(place: &Place, figures: &mut Figures) -> Result<()> {
     for sender in senders {
         samples.extend(sender.await??);
     }
-    let seconds = begun.elapsed().as_secs_f64();
-    figures.add("webhooks_per_s", samples.len() as f64 / seconds);
-    figures.add("webhook_answer_ms_p50", percentile(&mut samples, 0.5));
-    figures.add("webhook_answer_ms_p99", percentile(&mut samples, 0.99));
-    testbed.stop_daemon().await
+    Ok((samples.len() as f64 / begun.elapsed().as_secs_f64(), samples))
 }
 
 /// Sends over one connection; the answers' times in milliseconds.
