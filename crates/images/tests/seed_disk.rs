@@ -6,9 +6,9 @@ use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 
 use forrest_core::model::Bytes;
-use forrest_images::{ImageError, Store};
 use forrest_images::readback::{ReadBack, read_file};
 use forrest_images::seed::{CIDATA, JOBDATA, SEED_SIZE, SeedFiles, write_fat};
+use forrest_images::{ImageError, Store};
 
 #[expect(dead_code, reason = "each test binary uses some of it")]
 mod fixture;

@@ -290,9 +290,8 @@ async fn a_generation_that_does_not_boot_never_meets_a_job() {
 async fn a_guest_restored_ahead_of_its_registration_may_be_in_vain() {
     let Some(plan) = plan("restored-in-vain") else { return };
     let mut testbed = with_snapshot(plan, &[]).await;
-    let never = |effect| {
-        ApiFault::new("actions/generate-runner-jitconfig-for-repo", effect, When::Always)
-    };
+    let never =
+        |effect| ApiFault::new("actions/generate-runner-jitconfig-for-repo", effect, When::Always);
 
     // The daemon dies over it.
     testbed.sim.api_fault(never(ApiEffect::Hang));
