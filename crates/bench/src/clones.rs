@@ -26,10 +26,10 @@ const LOOK_PAUSE: Duration = Duration::from_millis(100);
 pub async fn measure(place: &Place, figures: &mut Figures) -> Result<()> {
     println!("Clones of one snapshot ...");
     let dir = place.scratch("clones")?;
-    let machine = MachinePlan::new(MACHINE).with("snapshot: true");
+    // Admission counts the disk and the RAM of each of them in full, with what QEMU may take besides.
+    let machine = MachinePlan::new(MACHINE).with("snapshot: true").with("disk: 2560M");
     let mut plan = Plan::new(&place.root, &dir, &place.forrest).with(machine);
-    // Admission counts each of them in full.
-    plan.ram = "16G".to_owned();
+    plan.ram = "22G".to_owned();
     let mut testbed = Testbed::start(plan).await?;
     snapshot_is_ready(&testbed, MACHINE).await?;
 
