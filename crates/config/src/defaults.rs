@@ -7,6 +7,7 @@ use std::time::Duration;
 use forrest_core::model::Bytes;
 
 const MINUTE: u64 = 60;
+const DAY: u64 = 24 * 60 * MINUTE;
 
 /// Disk space that runs leave free. Enough for the logs and the host's own services to go on.
 pub const MIN_FREE_DISK: Bytes = Bytes::gib(5);
@@ -16,6 +17,9 @@ pub const MAX_OVERTAKE: Duration = Duration::from_secs(10 * MINUTE);
 
 /// Records of finished runs that are kept. Each is at most 5 MiB of log and a few small files.
 pub const KEEP_RUNS: u32 = 200;
+
+/// How long they are kept.
+pub const KEEP_RUNS_FOR: Duration = Duration::from_secs(30 * DAY);
 
 /// How often GitHub is asked for jobs whose webhook never came.
 pub const POLLING_INTERVAL: Duration = Duration::from_secs(15 * MINUTE);
@@ -32,3 +36,6 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(5 * MINUTE);
 
 /// Machine images that are kept for a roll-back, the current one included.
 pub const KEEP_GENERATIONS: u32 = 3;
+
+/// How long they are kept after they were replaced.
+pub const KEEP_GENERATIONS_FOR: Duration = Duration::from_secs(90 * DAY);

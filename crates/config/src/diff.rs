@@ -53,6 +53,7 @@ impl Config {
             ("host.min_free_disk", host.min_free_disk != old_host.min_free_disk),
             ("host.max_overtake", host.max_overtake != old_host.max_overtake),
             ("host.keep_runs", host.keep_runs != old_host.keep_runs),
+            ("host.keep_runs_for", host.keep_runs_for != old_host.keep_runs_for),
             ("host.network.filter", host.network_filter != old_host.network_filter),
             ("github.webhook_secret", github.webhook_secret != old_github.webhook_secret),
             ("github.polling_interval", github.polling_interval != old_github.polling_interval),

@@ -100,9 +100,11 @@ fn the_tables_have_the_defaults_that_apply() {
         |name: &str| format!("repositories.<owner>.<repository>.machines.<machine>.{name}");
     for (path, span) in [
         ("host.max_overtake", defaults::MAX_OVERTAKE),
+        ("host.keep_runs_for", defaults::KEEP_RUNS_FOR),
         ("github.polling_interval", defaults::POLLING_INTERVAL),
         (&machine("boot_timeout"), defaults::BOOT_TIMEOUT),
         (&machine("idle_timeout"), defaults::IDLE_TIMEOUT),
+        (&machine("keep_generations_for"), defaults::KEEP_GENERATIONS_FOR),
     ] {
         assert_eq!(duration::parse(text(path)), Ok(span), "{path}");
     }
@@ -128,6 +130,7 @@ host:
   webhook_group: www-data
   max_overtake: 1m
   keep_runs: 1
+  keep_runs_for: 1d
   vm_uids: 70000-70009
   qemu: q
   network: { filter: off }

@@ -33,6 +33,8 @@ pub struct Host {
     pub max_overtake: Duration,
     /// How many finished runs' logs and records are kept.
     pub keep_runs: u32,
+    /// How long they are kept after the run's end.
+    pub keep_runs_for: Duration,
     /// The QEMU program, an absolute path or a name to look up in `PATH`; `None`: the usual one.
     pub qemu: Option<PathBuf>,
     /// The users that machines' QEMUs run as, one each.
@@ -91,6 +93,7 @@ pub(crate) fn decode(d: &mut Decoder<'_>, slot: &Slot, bases: &Bases) -> (Option
     let webhook_group = r.optional("webhook_group", |s| d.text(s));
     let max_overtake = r.optional("max_overtake", |s| d.duration(s));
     let keep_runs = r.optional("keep_runs", |s| d.integer(s));
+    let keep_runs_for = r.optional("keep_runs_for", |s| d.duration(s));
     let qemu = r.optional("qemu", |s| qemu(d, s));
     let vm_uids = r.optional("vm_uids", |s| vm_uids(d, s));
     let filter = r.optional("network", |s| {
@@ -113,6 +116,7 @@ pub(crate) fn decode(d: &mut Decoder<'_>, slot: &Slot, bases: &Bases) -> (Option
             webhook_group: webhook_group?,
             max_overtake: max_overtake?.unwrap_or(defaults::MAX_OVERTAKE),
             keep_runs: keep_runs?.unwrap_or(defaults::KEEP_RUNS),
+            keep_runs_for: keep_runs_for?.unwrap_or(defaults::KEEP_RUNS_FOR),
             qemu: qemu?,
             vm_uids: vm_uids?.unwrap_or(UidRange::DEFAULT),
             network_filter: filter?.flatten().unwrap_or(true),

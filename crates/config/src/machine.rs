@@ -49,6 +49,8 @@ pub struct Machine {
     pub job_timeout: Option<Duration>,
     /// How many machine images are kept, at least 1: the current one.
     pub keep_generations: u32,
+    /// How long those that were replaced are kept.
+    pub keep_generations_for: Duration,
     /// The most runs at a time; `None`: not limited.
     pub max_runs: Option<u32>,
     /// Labels in addition to those that every machine type has.
@@ -127,6 +129,7 @@ pub(crate) fn decode(
     let idle_timeout = r.optional("idle_timeout", |s| d.duration(s));
     let job_timeout = r.optional("job_timeout", |s| d.duration(s));
     let keep_generations = r.optional("keep_generations", |s| d.integer(s));
+    let keep_generations_for = r.optional("keep_generations_for", |s| d.duration(s));
     let max_runs = r.optional("max_runs", |s| d.integer(s));
     if let Some(name) = &name {
         labels::check_name(d, slot, name.machine());
@@ -149,6 +152,7 @@ pub(crate) fn decode(
         idle_timeout: idle_timeout?.unwrap_or(defaults::IDLE_TIMEOUT),
         job_timeout: job_timeout?,
         keep_generations: keep_generations?.unwrap_or(defaults::KEEP_GENERATIONS),
+        keep_generations_for: keep_generations_for?.unwrap_or(defaults::KEEP_GENERATIONS_FOR),
         max_runs: max_runs?,
         labels: labels?.unwrap_or_default(),
         persist_from: persist_from?.unwrap_or_default(),

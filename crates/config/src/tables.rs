@@ -110,6 +110,13 @@ pub(crate) static HOST: Object = Object {
             "How many finished runs' logs and records are kept, the newest ones.",
         ),
         field(
+            "keep_runs_for",
+            duration(0, 3650 * SECONDS_PER_DAY),
+            Default("30d"),
+            Live,
+            "How long they are kept.",
+        ),
+        field(
             "qemu",
             Kind::Text { what: "a program" },
             Absent("qemu-system-<architecture> from PATH"),
@@ -309,6 +316,13 @@ pub(crate) static MACHINE: Object = Object {
             Default("3"),
             Live,
             "How many machine images are kept, the current one included.",
+        ),
+        field(
+            "keep_generations_for",
+            duration(0, 3650 * SECONDS_PER_DAY),
+            Default("90d"),
+            Live,
+            "How long a machine image is kept after another one has replaced it.",
         ),
         field("max_runs", COUNT, Absent("no limit"), Live, "The most runs at a time."),
         field(

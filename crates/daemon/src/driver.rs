@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::now;
 use crate::containment::log_unfiltered;
-use crate::executors::{Executors, RunContext};
+use crate::executors::{Executors, RunContext, housekeeping};
 use crate::policy::policy;
 use crate::{startup, systemd};
 
@@ -126,6 +126,8 @@ impl Driver {
     pub(crate) async fn run(mut self, stop: impl Future<Output = ()>) {
         let mut stop = std::pin::pin!(stop);
         let mut watchdog = systemd::watchdog_interval().map(tokio::time::interval);
+        let mut house = tokio::time::interval(housekeeping::INTERVAL);
+        house.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let deadline = self.core.next_deadline();
             tokio::select! {
@@ -137,6 +139,7 @@ impl Driver {
                     None => break,
                 },
                 () = until(deadline) => self.handle(Event::Tick),
+                _ = house.tick() => drop(self.tasks.spawn(self.executors.clone().keep_house())),
             }
         }
         self.stop().await;

@@ -87,18 +87,37 @@ impl Store {
     /// # Errors
     /// [`ImageError::Io`].
     pub fn prune(&self, machine: &MachineTypeName, keep: usize) -> Result<Pruned, ImageError> {
+        self.prune_old(machine, keep, Timestamp::default())
+    }
+
+    /// As [`Store::prune`]; those go, too, that were replaced by a later generation before `replaced_before`.
+    ///
+    /// # Errors
+    /// [`ImageError::Io`].
+    pub fn prune_old(
+        &self,
+        machine: &MachineTypeName,
+        keep: usize,
+        replaced_before: Timestamp,
+    ) -> Result<Pruned, ImageError> {
         let paths = self.layout.machine(machine)?;
         let _removal = self.files.lock(&self.layout.removal_lock(), LockKind::Exclusive)?;
         let _lock = self.files.lock(&self.layout.store_lock(), LockKind::Exclusive)?;
         let mut generations = self.recover(&paths)?;
         let current = generations.current();
-        let known = generations.images.iter().filter(|(_, lineage)| lineage.is_some());
-        let surplus: Vec<Generation> = known
-            .rev()
-            .map(|(n, _)| *n)
-            .skip(keep.max(1))
-            .filter(|n| Some(*n) != current)
-            .collect();
+        let known = generations
+            .images
+            .iter()
+            .filter_map(|(n, lineage)| lineage.as_ref().map(|lineage| (*n, lineage.promoted_at)));
+        let mut surplus = Vec::new();
+        let mut replaced_at = Timestamp::NEVER;
+        for (index, (generation, promoted_at)) in known.rev().enumerate() {
+            let goes = index >= keep.max(1) || replaced_at < replaced_before;
+            if goes && Some(generation) != current {
+                surplus.push(generation);
+            }
+            replaced_at = promoted_at;
+        }
         let mut pruned = Pruned::default();
         // From new to old: with an overlay goes the need for what it was built on.
         for generation in surplus {

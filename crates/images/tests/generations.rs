@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 
-use forrest_core::model::{Bytes, Generation, ImageRef};
+use forrest_core::model::{Bytes, Generation, ImageRef, Timestamp};
 use forrest_images::{Driver, ImageError, MAX_BACKING_DEPTH, Origin, Store, StoreOptions};
 
 #[expect(dead_code, reason = "each test binary uses some of it")]
@@ -106,6 +106,35 @@ fn generations_only_grow_and_can_be_gone_back_to() {
     assert_eq!(store.mark_broken(&m, Generation(6), "x", now()).expect("there"), None);
     assert_eq!(current(&store), None);
     assert_eq!(next(), Generation(7));
+}
+
+#[test]
+fn generations_that_were_replaced_long_ago_are_removed() {
+    let dir = build_dir();
+    let store = open_with(dir.path(), Driver::Qcow2Overlay, None);
+    let src = dir.path().join("src.raw");
+    raw_image(&src, Bytes::mib(1));
+    let start = store.src_image(&src).expect("a raw image");
+    let m = machine("o/r/m");
+    for number in 1..=4 {
+        promote(&store, &forked(&store, &start, number, Bytes::mib(1)).0);
+    }
+    // As if each had been promoted a day after the one before it.
+    let day = |n: u32| Timestamp(u64::from(n) * 24 * 3600 * 1000);
+    for n in 1..=4 {
+        let path = dir.path().join(format!("machines/o/r/m/{n:06}.json"));
+        let text = std::fs::read_to_string(&path).expect("a lineage");
+        let mut lineage: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        lineage["promoted_at"] = day(n).0.into();
+        std::fs::write(&path, lineage.to_string()).expect("written");
+    }
+    // Number 2 was replaced on the third day.
+    assert_eq!(store.prune_old(&m, 9, day(3)).expect("readable").removed, [Generation(1)]);
+    store.roll_back(&m, Some(Generation(2))).expect("there");
+    assert_eq!(store.prune_old(&m, 9, day(9)).expect("readable").removed, [Generation(3)]);
+    // The newest was replaced by none, number 2 is current.
+    assert_eq!(store.prune_old(&m, 9, Timestamp::NEVER).expect("readable").removed, []);
+    assert_eq!(store.history(&m).expect("readable").len(), 2);
 }
 
 #[test]

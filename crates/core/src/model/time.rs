@@ -21,6 +21,12 @@ impl Timestamp {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 
+    /// As long ago as this; the beginning of time where that lies further back.
+    pub fn before(self, duration: Duration) -> Self {
+        let ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_sub(ms))
+    }
+
     /// Seconds since the Unix epoch, with fractions.
     pub fn as_secs_f64(self) -> f64 {
         // Exact for the next 285,000 years.

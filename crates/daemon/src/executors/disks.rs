@@ -22,18 +22,11 @@ use forrest_vm::spec::{
 };
 use secrecy::SecretString;
 
+use super::housekeeping::KeptImages;
 use super::machines::{self, Ending};
 use super::{Executors, Host, RunContext, TakingOut, blocking, snapshots};
 use crate::clock::now;
 use crate::record::RunRecord;
-
-/// A run's directory with this file in it is over: only its log is kept.
-const OVER: &str = "over";
-
-/// Whether the run in this directory is over, so that only its log is left.
-pub(crate) fn is_forgotten(run_dir: &Path) -> bool {
-    run_dir.join(OVER).exists()
-}
 
 /// Whether the run still has a disk to be settled.
 pub(crate) fn disk_exists(run_dir: &Path) -> bool {
@@ -148,7 +141,7 @@ impl Executors {
         let promoted = matches!(answer, RunEvent::Promoted(Ok(_)));
         self.answer(&run, answer).await;
         if let (true, Some(settings)) = (promoted, &run.settings) {
-            self.prune(&run.machine, settings.keep_generations).await;
+            self.remove_old_images(KeptImages::of(settings)).await;
         }
     }
 
@@ -173,14 +166,6 @@ impl Executors {
         refused(&format!("`persist_from` does not list its event, {event:?}{from}"))
     }
 
-    async fn prune(&self, machine: &MachineTypeName, keep: u32) {
-        let machine = machine.clone();
-        let pruned = self.on_disk(move |store| store.prune(&machine, keep as usize)).await;
-        if let Err(trouble) = pruned {
-            tracing::warn!("could not remove old generations: {}", trouble.what);
-        }
-    }
-
     /// Removes the run's disks, after the virtual machine that was restored for a runner which never came.
     pub(crate) async fn discard(self, run: Arc<RunContext>) {
         let discarded = match machines::end(run.dir.path(), Ending::IfUnused).await {
@@ -191,21 +176,6 @@ impl Executors {
             Err(what) => Err(Trouble::new(what)),
         };
         self.answer(&run, RunEvent::Discarded(discarded)).await;
-    }
-
-    /// Marks the run's directory as that of a run that is over; old ones are removed.
-    pub(crate) async fn forget(self, run: Arc<RunContext>) {
-        let path = run.dir.path().join(OVER);
-        if run.dir.path().exists()
-            && let Err(error) = std::fs::write(&path, b"")
-        {
-            tracing::warn!(runner = %run.runner, %error, "could not mark the run as over");
-        }
-        let keep = self.settings.keep_runs;
-        let result = self.on_disk(move |store| remove_old_runs(store, keep)).await;
-        if let Err(trouble) = result {
-            tracing::warn!("could not remove old runs' logs: {}", trouble.what);
-        }
     }
 
     pub(crate) async fn mark_broken(
@@ -507,23 +477,4 @@ fn origin(job: Option<&Job>, event: Option<String>) -> Origin {
         head_sha: job.head_sha.clone(),
         event,
     }
-}
-
-/// Removes what is left of all but the newest finished runs.
-pub(super) fn remove_old_runs(store: &Store, keep: usize) -> Result<(), ImageError> {
-    let mut over: Vec<_> = store
-        .list_run_dirs()?
-        .into_iter()
-        .filter_map(|dir| {
-            let marked =
-                std::fs::metadata(dir.path().join(OVER)).and_then(|m| m.modified()).ok()?;
-            Some((marked, dir))
-        })
-        .collect();
-    over.sort();
-    let surplus = over.len().saturating_sub(keep);
-    for (_, dir) in over.into_iter().take(surplus) {
-        store.remove_run_dir(&dir)?;
-    }
-    Ok(())
 }

@@ -19,6 +19,9 @@ use crate::record::RunRecord;
 
 /// Pause before a supervisor that lives but does not answer is asked again.
 const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
+/// The longest that a guest waits for others that are on their way to their runners: those may wait for
+/// GitHub.
+const TURN_MAX: Duration = Duration::from_secs(5);
 /// How long a virtual machine may take to end that nobody wants.
 const END_TIMEOUT: Duration = Duration::from_secs(30);
 /// Pause between two looks whether it has ended.
@@ -87,6 +90,10 @@ impl Executors {
     /// Has the run's guest restored from its snapshot, while its runner is being registered. A guest that
     /// cannot be is found out about when it is to get its job configuration.
     pub(super) async fn restore(&self, run: &RunContext) {
+        let turn = tokio::time::timeout(TURN_MAX, Arc::clone(&self.turns).acquire_owned());
+        if let Ok(Ok(turn)) = turn.await {
+            run.turn(Some(turn));
+        }
         match spawn_shim(&self.host.supervisor, run.dir.path()).await {
             Ok(_) => drop(run.restored.set(())),
             Err(error) => {
@@ -101,6 +108,7 @@ impl Executors {
             loop {
                 match self.follow(&run).await {
                     Ok(outcome) => {
+                        run.turn(None);
                         return self.answer(&run, RunEvent::VmExited(vm_end(&outcome))).await;
                     }
                     Err(error) => tracing::debug!(runner = %run.runner, %error, "not followed"),
@@ -154,7 +162,10 @@ impl Executors {
         let event = match happened {
             Happened::VmStarted => RunEvent::VmStarted { restored },
             Happened::GuestReady => RunEvent::GuestReady,
-            Happened::RunnerStarted => RunEvent::RunnerStarted,
+            Happened::RunnerStarted => {
+                run.turn(None);
+                RunEvent::RunnerStarted
+            }
             Happened::GuestError { text } => RunEvent::GuestError(text),
             Happened::Paused { reason: PauseReason::NoSpace } => RunEvent::Paused(
                 "the host's disk is full; it goes on by itself when there is space again".into(),

@@ -1,6 +1,7 @@
 //! How the core's commands are carried out, each in a task of its own, each answered by a message.
 //!
 //! - `disks`: what happens to a run's files: prepare, read back, promote, discard.
+//! - `housekeeping`: what is kept of what is over.
 //! - `reclaim`: making room on a disk that is nearly full.
 //! - `machines`: what happens to its virtual machine, through its supervisor.
 //! - `snapshots`: guests that were booted once, to be restored any number of times.
@@ -8,13 +9,14 @@
 
 mod disks;
 mod github;
+pub(crate) mod housekeeping;
 mod machines;
 mod reclaim;
 mod snapshots;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use forrest_config::{Config, Machine, NeverShared};
 use forrest_core::event::Trouble;
@@ -24,16 +26,26 @@ use forrest_github::GitHub;
 use forrest_images::{ImageError, RunDir, Store};
 use forrest_vm::spec::Accel;
 use secrecy::SecretString;
-use tokio::sync::{OnceCell, Semaphore, watch};
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::containment::Containment;
 use crate::driver::{Inbox, Message};
+use housekeeping::{KeptImages, KeptRuns};
 
-pub(crate) use disks::{disk_exists, is_forgotten};
+pub(crate) use disks::disk_exists;
+pub(crate) use housekeeping::is_forgotten;
 pub(crate) use machines::{accel_name, supervisor_lost, vm_end};
 
 /// Operations on images at a time: they share one disk.
 const DISK_WORK_MAX: usize = 4;
+
+/// Restored guests on their way to their runner at a time, for each of the host's CPUs. Many at once get
+/// in each other's way: all of them would be there when the last one is.
+const TURNS_PER_CPU: usize = 2;
+
+fn turns_at_once() -> usize {
+    TURNS_PER_CPU * std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
 
 /// What the host offers to virtual machines; found out once, at the start.
 #[derive(Debug, Clone)]
@@ -80,6 +92,8 @@ pub(crate) struct RunContext {
     begun: OnceCell<Result<(), String>>,
     /// Set once its guest is being restored, ahead of its registration.
     restored: OnceCell<()>,
+    /// Its place among the guests that are on their way to their runner.
+    turn: Mutex<Option<OwnedSemaphorePermit>>,
 }
 
 impl RunContext {
@@ -104,7 +118,13 @@ impl RunContext {
             dir: executors.store.run_dir(runner, machine),
             begun: OnceCell::new(),
             restored: OnceCell::new(),
+            turn: Mutex::new(None),
         }
+    }
+
+    /// Takes its turn, or lets the next one have it.
+    fn turn(&self, turn: Option<OwnedSemaphorePermit>) {
+        *self.turn.lock().unwrap_or_else(PoisonError::into_inner) = turn;
     }
 
     /// Whether its guest was restored, or is about to be, ahead of its registration.
@@ -122,6 +142,8 @@ pub(crate) struct Executors {
     host: Arc<Host>,
     /// Bounds the blocking work on images.
     disk_work: Arc<Semaphore>,
+    /// Places for restored guests on their way to their runner.
+    turns: Arc<Semaphore>,
     /// How many generations are just being taken out of use: no image is chosen meanwhile.
     taken_out: Arc<watch::Sender<usize>>,
     settings: Arc<Settings>,
@@ -131,16 +153,24 @@ pub(crate) struct Executors {
 #[derive(Debug)]
 struct Settings {
     /// Finished runs whose logs are kept.
-    keep_runs: usize,
+    kept_runs: KeptRuns,
+    /// Machine images that are kept, for each machine type.
+    kept_images: Vec<KeptImages>,
     /// The machine types whose runs start from snapshots.
     with_snapshots: Vec<Arc<Machine>>,
 }
 
 impl Settings {
     fn of(config: &Config) -> Arc<Self> {
-        let machines = config.repositories.values().flat_map(|r| r.machines.values());
-        let with_snapshots = machines.filter(|m| m.snapshot).map(|m| Arc::new(m.clone())).collect();
-        Arc::new(Self { keep_runs: config.host.keep_runs as usize, with_snapshots })
+        let machines = || config.repositories.values().flat_map(|r| r.machines.values());
+        Arc::new(Self {
+            kept_runs: KeptRuns::of(config),
+            kept_images: machines().map(KeptImages::of).collect(),
+            with_snapshots: machines()
+                .filter(|m| m.snapshot)
+                .map(|m| Arc::new(m.clone()))
+                .collect(),
+        })
     }
 }
 
@@ -158,6 +188,7 @@ impl Executors {
             inbox,
             host: Arc::new(host),
             disk_work: Arc::new(Semaphore::new(DISK_WORK_MAX)),
+            turns: Arc::new(Semaphore::new(turns_at_once())),
             taken_out: Arc::new(watch::Sender::new(0)),
             settings: Settings::of(config),
         }

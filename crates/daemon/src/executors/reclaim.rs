@@ -4,11 +4,13 @@
 //! finished runs, machine images that are kept only for a roll-back. Never: the current machine images, and
 //! what a run or a snapshot is built on.
 
+use std::time::SystemTime;
+
 use forrest_core::model::Bytes;
 use forrest_images::{ImageError, Store};
 
 use super::Executors;
-use super::disks::remove_old_runs;
+use super::housekeeping::{KeptRuns, remove_old_runs};
 
 impl Executors {
     pub(crate) async fn reclaim(self, wanted: Bytes) {
@@ -22,7 +24,7 @@ impl Executors {
 
 fn reclaim(store: &Store, wanted: Bytes) -> Result<(), ImageError> {
     if store.space()?.free < wanted {
-        remove_old_runs(store, 0)?;
+        remove_old_runs(store, KeptRuns::NONE, SystemTime::now())?;
     }
     for machine in store.machines()? {
         if store.space()?.free < wanted {
