@@ -86,17 +86,20 @@ impl Fought {
     }
 }
 
+/// A job's step that runs a Python script as root.
+pub fn step(script: &str) -> String {
+    let encoded = base64::engine::general_purpose::STANDARD.encode(script);
+    format!("echo {encoded} | base64 -d >/tmp/attack.py; sudo python3 -u /tmp/attack.py 2>&1")
+}
+
 /// Runs an attack as root in a guest of its own, to the end of its run.
 ///
 /// # Errors
 /// Where the daemon goes away, or the run does not end.
 pub async fn fight(testbed: &Testbed, machine: &str, name: &str, script: &str) -> Result<Fought> {
     eprintln!("A guest attacks: {name} ...");
-    let encoded = base64::engine::general_purpose::STANDARD.encode(script);
-    let step =
-        format!("echo {encoded} | base64 -d >/tmp/attack.py; sudo python3 -u /tmp/attack.py 2>&1");
     let before = Seen::now(testbed).await?;
-    let job = testbed.queue(machine, QueuedJob::pull_request(name, &[&step]))?;
+    let job = testbed.queue(machine, QueuedJob::pull_request(name, &[&step(script)]))?;
     let (began, mut peak, mut given_up) = (Instant::now(), before, false);
     let mut privileges = None;
     loop {

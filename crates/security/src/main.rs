@@ -1,10 +1,12 @@
 //! `make security`: attacks on a real Forrest, from inside real guests and from outside.
 //!
 //! Each row of the table is an attack that was really made, with what the host saw of it. `guests` has
-//! those by root in a guest (the scripts are in `attacks/`), `endpoint` those of strangers on the network,
-//! `program` those that need neither, `aftermath` looks at what is left; `measure` is the host's view.
+//! those by root in a guest (the scripts are in `attacks/`), `egress` what a guest reaches over the network,
+//! `endpoint` attacks by strangers on the network, `program` those that need neither, `aftermath` looks at
+//! what is left; `measure` is the host's view.
 
 mod aftermath;
+mod egress;
 mod endpoint;
 mod guests;
 mod measure;
@@ -22,10 +24,13 @@ use report::Report;
 /// How long each parser is fuzzed where nothing else is said, in seconds.
 const FUZZ_S: u32 = 10;
 /// The parts, in the order in which they are made.
-const PARTS: &[&str] = &["binary", "fuzz", "webhook", "guests"];
+const PARTS: &[&str] = &["binary", "fuzz", "webhook", "guests", "egress"];
 
 fn main() -> ExitCode {
     let parts: Vec<String> = std::env::args().skip(1).collect();
+    if parts == [egress::INSIDE] {
+        return egress::inside();
+    }
     if let Some(unknown) = parts.iter().find(|part| !PARTS.contains(&part.as_str())) {
         eprintln!("security: {unknown:?} is none of: {}", PARTS.join(" "));
         return ExitCode::from(64);
@@ -65,6 +70,9 @@ async fn attack(parts: &[String]) -> Result<usize> {
         }
         if wanted("webhook") || wanted("guests") {
             live(&mut report, &root, &forrest, wanted("webhook"), wanted("guests")).await?;
+        }
+        if wanted("egress") {
+            egress::attack(&mut report, &root)?;
         }
         Ok(())
     }
@@ -106,6 +114,12 @@ async fn live(
         if !plan.guest_image.is_file() {
             bail!("{} is missing: `make image` builds it", plan.guest_image.display());
         }
+    } else {
+        // No guest of it is ever started.
+        plan = plan.with(MachinePlan::new(guests::VICTIM));
+        plan.guest_image = dir.with_file_name("hangs.raw");
+        std::fs::create_dir_all(&dir)?;
+        std::fs::write(&plan.guest_image, forrest_testbed::hanging_image())?;
     }
     let mut testbed = Testbed::start(plan).await?;
     if webhook {

@@ -80,11 +80,18 @@ pub fn processes(base_dir: &Path) -> Vec<Process> {
     let base = base_dir.to_string_lossy().into_owned();
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let ours = pids.filter_map(|pid| {
+    let arguments_of = |pid: &str| {
         let arguments = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-        let arguments = String::from_utf8_lossy(&arguments).into_owned();
+        Some(String::from_utf8_lossy(&arguments).into_owned())
+    };
+    let ours = pids.filter_map(|pid| {
+        let arguments = arguments_of(&pid.to_string())?;
         let cwd = std::fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default();
-        let works_there = arguments.contains(&base) || cwd.starts_with(base_dir);
+        // A QEMU has no path of it, only open files: its parent is a supervisor.
+        let parent = status_line(pid, "PPid").and_then(|parent| arguments_of(&parent));
+        let works_there = arguments.contains(&base)
+            || cwd.starts_with(base_dir)
+            || parent.is_some_and(|parent| parent.contains(&base));
         let is_shim = arguments.contains("\0shim\0");
         works_there.then(|| Process {
             pid,

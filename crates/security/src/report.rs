@@ -4,13 +4,13 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The widest evidence in the table, in characters; the report has all of it.
 const EVIDENCE_LEN_MAX: usize = 110;
 
 /// One attack that was really made.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Attack {
     /// What it was.
     pub name: String,
@@ -21,7 +21,7 @@ pub struct Attack {
 }
 
 /// All of them.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Report {
     /// In the order in which they were made.
     pub attacks: Vec<Attack>,
@@ -42,6 +42,18 @@ impl Report {
             Ok((contained, evidence)) => self.add(name, contained, evidence),
             Err(error) => self.add(name, false, format!("it could not be judged: {error:#}")),
         }
+    }
+
+    /// Takes the rows of a report that another process wrote.
+    ///
+    /// # Errors
+    /// Where there is none, or it is not complete.
+    pub fn take(&mut self, path: &Path) -> Result<()> {
+        let text = std::fs::read(path).with_context(|| format!("no {}", path.display()))?;
+        let report: Self = serde_json::from_slice(&text)
+            .with_context(|| format!("{} is no report", path.display()))?;
+        self.attacks.extend(report.attacks);
+        Ok(())
     }
 
     /// How many did harm.

@@ -40,12 +40,14 @@ pub struct MachinePlan {
     pub base_machine: Option<String>,
     /// Further lines, such as `snapshot: true`.
     pub lines: Vec<String>,
+    /// What its guests may reach beside the Internet and the simulator.
+    pub allow: Vec<String>,
 }
 
 impl MachinePlan {
     /// A machine type that starts from the guest image.
     pub fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), base_machine: None, lines: Vec::new() }
+        Self { name: name.to_owned(), base_machine: None, lines: Vec::new(), allow: Vec::new() }
     }
 
     /// A machine type that starts from another one's machine image.
@@ -57,6 +59,13 @@ impl MachinePlan {
     #[must_use]
     pub fn with(mut self, line: &str) -> Self {
         self.lines.push(line.to_owned());
+        self
+    }
+
+    /// The same with a destination that its guests may reach although it is not the Internet.
+    #[must_use]
+    pub fn allowing(mut self, destination: &str) -> Self {
+        self.allow.push(destination.to_owned());
         self
     }
 }
@@ -187,7 +196,10 @@ impl Plan {
         }
         // The guests' way to the simulator, which listens on the host's loopback.
         if filtered && !has("network") {
-            line(format_args!("          network: {{ allow: [\"127.0.0.1:{sim_port}\"] }}"));
+            let simulator = std::iter::once(format!("127.0.0.1:{sim_port}"));
+            let allow: Vec<String> =
+                simulator.chain(machine.allow.clone()).map(|to| format!("{to:?}")).collect();
+            line(format_args!("          network: {{ allow: [{}] }}", allow.join(", ")));
         }
         for extra in &machine.lines {
             line(format_args!("          {extra}"));
