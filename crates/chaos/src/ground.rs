@@ -8,6 +8,8 @@ use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use serde::Serialize;
 
+use crate::victims::end_all;
+
 /// The size of the XFS, in bytes; sparse.
 const XFS_LEN: u64 = 32 << 30;
 
@@ -21,7 +23,8 @@ pub enum Driver {
     Reflink,
 }
 
-/// A directory whose `base` is on the right file system, until it is dropped.
+/// A directory whose `base` is on the right file system, until it is dropped: then nothing is left that
+/// runs or is mounted there.
 #[derive(Debug)]
 pub struct Ground {
     /// The directory, empty otherwise.
@@ -42,8 +45,9 @@ impl Ground {
             Driver::Reflink => "reflink",
         });
         let mut ground = Self { dir, driver, mounted: false };
+        // What an earlier one has left that was killed itself.
+        end_all(&ground.dir)?;
         if is_mounted(&ground.base()) {
-            // What an earlier one that was killed has left.
             unmount(&ground.base());
         }
         if ground.dir.exists() {
@@ -78,6 +82,9 @@ impl Ground {
 
 impl Drop for Ground {
     fn drop(&mut self) {
+        if let Err(error) = end_all(&self.dir) {
+            eprintln!("{error:#}");
+        }
         if self.mounted {
             unmount(&self.base());
         }

@@ -15,10 +15,10 @@ const BUILD: &str = "acme/widgets/build";
 const TEST: &str = "acme/widgets/test";
 /// Always boots, and leaves images behind, too.
 const COLD: &str = "acme/gadgets/cold";
-/// One in so many jobs leaves its disk behind.
-const PERSISTENT_ONE_IN: u64 = 25;
-/// One in so many jobs boots from cold.
-const COLD_ONE_IN: u64 = 40;
+/// One in so many jobs leaves its disk behind, and two snapshots have to be made anew.
+const PERSISTENT_ONE_IN: u64 = 50;
+/// One in so many jobs boots from cold, and leaves its disk behind, too.
+const COLD_ONE_IN: u64 = 20;
 /// Where the jobs that leave their disks behind enter their names, in the guest.
 pub const LEDGER: &str = "/opt/ledger";
 
@@ -27,8 +27,9 @@ pub fn machines() -> Vec<MachinePlan> {
     let base = MachinePlan::new(BUILD).with("snapshot: true").with("keep_generations: 4");
     let derived = MachinePlan::based_on(TEST, BUILD).with("snapshot: true");
     let cold = MachinePlan::new(COLD).with("keep_generations: 4");
+    let limited = [(base, "max_runs: 1"), (derived, "max_runs: 2"), (cold, "max_runs: 1")];
     // A host this busy needs its time to boot a guest.
-    [base, derived, cold].map(|machine| machine.with("boot_timeout: 10m")).into()
+    limited.map(|(machine, limit)| machine.with(limit).with("boot_timeout: 10m")).into()
 }
 
 /// A job of the round.
@@ -66,7 +67,7 @@ impl Task {
         let machine = match (persists, cold) {
             (_, true) => COLD,
             (true, false) => BUILD,
-            (false, false) if dice.percent(60) => TEST,
+            (false, false) if dice.percent(65) => TEST,
             (false, false) => BUILD,
         };
         let persists = persists || cold;

@@ -17,9 +17,10 @@ mod weather;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::dice::Dice;
 use crate::ground::{Driver, Ground};
@@ -48,7 +49,13 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = runtime.context("could not start the asynchronous runtime").and_then(|runtime| {
-        let result = runtime.block_on(play(&arguments));
+        let result = runtime.block_on(async {
+            // Whatever ends it, what it has started ends with it: see `Ground`.
+            tokio::select! {
+                report = play(&arguments) => report,
+                signal = interrupted() => Err(signal),
+            }
+        });
         runtime.shutdown_background();
         result
     });
@@ -62,6 +69,20 @@ fn main() -> ExitCode {
     }
 }
 
+/// Waits until somebody wants it to end.
+async fn interrupted() -> anyhow::Error {
+    let (Ok(mut interrupt), Ok(mut terminate)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return anyhow!("could not ask for signals");
+    };
+    let name = tokio::select! {
+        _ = interrupt.recv() => "SIGINT",
+        _ = terminate.recv() => "SIGTERM",
+    };
+    anyhow!("interrupted by {name}: its daemon and its guests were ended")
+}
+
 async fn play(arguments: &Arguments) -> Result<Report> {
     let root = forrest_testbed::repository_root();
     let dir = root.join("target/chaos");
@@ -72,6 +93,9 @@ async fn play(arguments: &Arguments) -> Result<Report> {
     {
         bar.set_style(style);
     }
+    let path = dir.join("report.json");
+    // Whatever is there afterwards is of this time.
+    let _ = std::fs::remove_file(&path);
     let mut report = Report::new(arguments.seed);
     let grounds = grounds(&dir, arguments.driver)?;
     let count = grounds.len() as u64;
@@ -82,11 +106,10 @@ async fn play(arguments: &Arguments) -> Result<Report> {
         let dice = Dice::new(arguments.seed.wrapping_mul(count).wrapping_add(number));
         if jobs > 0 {
             report.add(round::play(&root, &ground, &forrest, jobs, dice, &bar).await?);
+            report.write(&path)?;
         }
     }
     bar.finish_and_clear();
-    let path = dir.join("report.json");
-    report.write(&path)?;
     println!("{report}");
     println!("The same for programs: {}", path.display());
     println!("The daemons' logs: {}", dir.join("*/daemon.log").display());

@@ -21,8 +21,11 @@ use crate::weather;
 
 /// How often something may happen.
 const TICK: Duration = Duration::from_millis(200);
-/// Jobs that are queued or run at a time.
-const AT_ONCE: usize = 6;
+/// Jobs that are queued or run at a time: more than there may be guests.
+const AT_ONCE: usize = 8;
+/// Room for all guests that `max_runs` allows (`jobs::machines`), and for one that a snapshot is taken of. With
+/// less, such a one gives way to the waiting jobs for as long as there are any, and all of them boot from cold.
+const RAM: &str = "4G";
 /// How long a round may take for each of its jobs, and besides. What is not over then is lost.
 const LIMIT_PER_JOB: Duration = Duration::from_secs(60);
 const LIMIT_BESIDES: Duration = Duration::from_secs(20 * 60);
@@ -31,6 +34,8 @@ const LOST_RUNNER: Duration = Duration::from_secs(60);
 /// How often a daemon is started before it is given up, and the pause in between.
 const STARTS_MAX: u32 = 5;
 const RESTART_PAUSE: Duration = Duration::from_secs(2);
+/// How often in a hundred a snapshot that is being made is not spared.
+const NO_MERCY_PERCENT: u64 = 10;
 /// How long what is left may take after the last job.
 const REST: Duration = Duration::from_secs(5 * 60);
 
@@ -49,7 +54,7 @@ pub async fn play(
 ) -> Result<Round> {
     let started = Instant::now();
     let mut plan = Plan::new(root, &ground.dir, forrest);
-    plan.ram = "2560M".to_owned();
+    plan.ram = RAM.to_owned();
     plan.polling_interval = "15s".to_owned();
     plan.machines = machines();
     let settings = Settings { lost_timeout: LOST_RUNNER, ..Settings::default() };
@@ -97,6 +102,9 @@ fn upgraded(forrest: &Path, dir: &Path) -> Result<PathBuf> {
 struct Due {
     daemon: Instant,
     shim: Instant,
+    /// Jobs that have to be over before a supervisor is killed again. Boots that are killed faster than a busy
+    /// host finishes them prove nothing: no job would ever get through.
+    shim_after: usize,
     weather: Instant,
 }
 
@@ -104,7 +112,7 @@ impl Due {
     /// Nothing before the first job is over: the derived machine type waits for its image.
     fn never() -> Self {
         let never = Instant::now() + Duration::from_secs(365 * 24 * 3600);
-        Self { daemon: never, shim: never, weather: never }
+        Self { daemon: never, shim: never, shim_after: 0, weather: never }
     }
 }
 
@@ -152,7 +160,7 @@ impl Havoc {
             if queued as u64 == jobs && open <= AT_ONCE / 2 {
                 self.calm().await?;
             } else {
-                self.strike().await?;
+                self.strike(over).await?;
             }
         }
     }
@@ -171,36 +179,51 @@ impl Havoc {
         self.due = Due {
             daemon: now + self.dice.pause(1_000, 15_000),
             shim: now + self.dice.pause(5_000, 30_000),
+            shim_after: 0,
             weather: now,
         };
     }
 
-    async fn strike(&mut self) -> Result<()> {
+    async fn strike(&mut self, over: usize) -> Result<()> {
         let now = Instant::now();
         if now >= self.due.weather {
             self.weather = weather::change(&self.testbed.sim, &mut self.dice);
             self.counts.weather_changes += 1;
             self.due.weather = now + self.dice.pause(10_000, 40_000);
         }
-        if now >= self.due.shim {
-            self.kill_a_shim();
-            self.due.shim = now + self.dice.pause(15_000, 60_000);
+        if now >= self.due.shim && over >= self.due.shim_after && self.kill_a_shim() {
+            self.due.shim = now + self.dice.pause(3_000, 60_000);
+            self.due.shim_after = over + 1;
         }
         if now >= self.due.daemon {
-            self.end_or_start_the_daemon().await?;
+            if self.spares_a_snapshot() {
+                self.due.daemon = now + self.dice.pause(2_000, 10_000);
+            } else {
+                self.end_or_start_the_daemon().await?;
+            }
         }
         Ok(())
     }
 
-    fn kill_a_shim(&mut self) {
+    /// A daemon that starts begins an unfinished snapshot anew. Without mercy none would ever be ready, and
+    /// every guest would boot from cold.
+    fn spares_a_snapshot(&mut self) -> bool {
+        let shims = Shim::all(&self.testbed.plan().base_dir());
+        let builds = shims.iter().any(|shim| !shim.is_of_run());
+        builds && self.testbed.daemon.is_some() && !self.dice.percent(NO_MERCY_PERCENT)
+    }
+
+    /// Kills one, where there is one.
+    fn kill_a_shim(&mut self) -> bool {
         let mut shims = Shim::all(&self.testbed.plan().base_dir());
-        // Those that make snapshots live long: without mercy none would ever be ready.
-        if !self.dice.percent(10) {
+        if !self.dice.percent(NO_MERCY_PERCENT) {
             shims.retain(Shim::is_of_run);
         }
-        let Some(shim) = self.dice.pick(&shims) else { return };
+        let Some(shim) = self.dice.pick(&shims) else { return false };
         self.killed.insert(shim.name());
-        self.counts.shim_kills += u64::from(shim.kill());
+        let killed = shim.kill();
+        self.counts.shim_kills += u64::from(killed);
+        killed
     }
 
     async fn end_or_start_the_daemon(&mut self) -> Result<()> {
@@ -215,9 +238,11 @@ impl Havoc {
             }
             None => self.start_the_daemon().await?,
         }
-        // Down for up to a few seconds, up for longer.
+        // Down for up to a few seconds. Up for an instant, or for long enough to have a snapshot made.
         let pause = match self.testbed.daemon {
-            Some(_) => self.dice.pause(500, 20_000),
+            Some(_) if self.dice.percent(40) => self.dice.pause(100, 5_000),
+            Some(_) if self.dice.percent(60) => self.dice.pause(5_000, 25_000),
+            Some(_) => self.dice.pause(25_000, 90_000),
             None => self.dice.pause(0, 4_000),
         };
         self.due.daemon = Instant::now() + pause;

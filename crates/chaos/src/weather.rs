@@ -90,7 +90,8 @@ fn limits() -> Faults {
         api: vec![
             all(ApiEffect::PrimaryLimit { reset_s: 8 }, 0.03),
             all(ApiEffect::SecondaryLimit { retry_after_s: Some(5) }, 0.04),
-            all(ApiEffect::SecondaryLimit { retry_after_s: None }, 0.01),
+            // Forrest asks nothing at all for a minute then, and nothing can go wrong with it meanwhile.
+            all(ApiEffect::SecondaryLimit { retry_after_s: None }, 0.002),
         ],
         ..Faults::default()
     }
