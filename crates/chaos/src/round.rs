@@ -23,6 +23,8 @@ use crate::weather;
 const TICK: Duration = Duration::from_millis(200);
 /// Jobs that are queued or run at a time: more than there may be guests.
 const AT_ONCE: usize = 8;
+/// The same while a snapshot is made: each of them boots from cold, and they take each other's time.
+const AT_ONCE_COLD: usize = 3;
 /// Room for all guests that `max_runs` allows (`jobs::machines`), and for one that a snapshot is taken of. With
 /// less, such a one gives way to the waiting jobs for as long as there are any, and all of them boot from cold.
 const RAM: &str = "4G";
@@ -146,7 +148,8 @@ impl Havoc {
             if (over as u64 == jobs) || Instant::now() > deadline {
                 return Ok(());
             }
-            if (queued as u64) < jobs && open < AT_ONCE && (over > 0 || queued == 0) {
+            let at_once = if self.makes_a_snapshot() { AT_ONCE_COLD } else { AT_ONCE };
+            if (queued as u64) < jobs && open < at_once && (over > 0 || queued == 0) {
                 let task = Task::queue(&self.testbed, &mut self.dice, queued as u64)?;
                 self.tasks.push(task);
             }
@@ -208,9 +211,14 @@ impl Havoc {
     /// A daemon that starts begins an unfinished snapshot anew. Without mercy none would ever be ready, and
     /// every guest would boot from cold.
     fn spares_a_snapshot(&mut self) -> bool {
+        self.makes_a_snapshot()
+            && self.testbed.daemon.is_some()
+            && !self.dice.percent(NO_MERCY_PERCENT)
+    }
+
+    fn makes_a_snapshot(&self) -> bool {
         let shims = Shim::all(&self.testbed.plan().base_dir());
-        let builds = shims.iter().any(|shim| !shim.is_of_run());
-        builds && self.testbed.daemon.is_some() && !self.dice.percent(NO_MERCY_PERCENT)
+        shims.iter().any(|shim| !shim.is_of_run())
     }
 
     /// Kills one, where there is one.
