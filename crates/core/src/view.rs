@@ -110,7 +110,7 @@ pub struct RunView {
     pub restored: bool,
     /// When it reached which point.
     pub times: RunTimes,
-    /// What its guest complained about last.
+    /// What its guest complained about last, or what keeps the run from being put away.
     pub trouble: Option<String>,
     /// Whether the host paused its guest, and why.
     pub paused: Option<String>,

@@ -32,6 +32,18 @@ impl Core {
             .flatten()
     }
 
+    /// Says what keeps the run from being put away, in the log and in the status.
+    fn complain(
+        &mut self,
+        level: Level,
+        runner: &RunnerName,
+        text: String,
+        out: &mut Vec<Command>,
+    ) {
+        self.runs.change(runner, |run| run.trouble = Some(text.clone()));
+        out.push(note(level, runner, text));
+    }
+
     /// From now on the runner is to be removed from GitHub until it is.
     pub(super) fn owe_deregistration(
         &mut self,
@@ -113,7 +125,7 @@ impl Core {
         if let Some(Some(at)) = retry_at {
             if let Err(trouble) = result {
                 let text = format!("could not deregister, trying again: {}", trouble.what);
-                out.push(note(Level::Warn, runner, text));
+                self.complain(Level::Warn, runner, text, out);
             }
             self.timers.set(Timer::Registration(runner.clone()), at);
         }
@@ -248,7 +260,7 @@ impl Core {
             }
             (Some(failures), Err(trouble)) => {
                 let text = format!("could not keep the disk, trying again: {}", trouble.what);
-                out.push(note(Level::Error, runner, text));
+                self.complain(Level::Error, runner, text, out);
                 self.timers.set(Timer::Disk(runner.clone()), now + retry_pause(failures));
             }
             (None, Err(_)) | (Some(_), Ok(_)) => {}
@@ -310,7 +322,7 @@ impl Core {
         });
         if let (Some(Some(failures)), Err(trouble)) = (failures, result) {
             let text = format!("could not remove the disk, trying again: {}", trouble.what);
-            out.push(note(Level::Error, runner, text));
+            self.complain(Level::Error, runner, text, out);
             self.timers.set(Timer::Disk(runner.clone()), now + retry_pause(failures));
         }
         self.forget_when_settled(now, runner, out);
