@@ -85,7 +85,26 @@ impl QemuExit {
     pub fn is_clean(self) -> bool {
         self == Self::Status(0)
     }
+
+    /// What a signal says that was not sent from here, where that is worth saying.
+    pub(crate) fn signal_from_outside(self) -> Option<&'static str> {
+        match self {
+            Self::Signal(SIGKILL) => Some(
+                "it was killed from outside (SIGKILL), as the kernel does when the host is out of memory; \
+                 `dmesg` says so then: lower `host.ram`",
+            ),
+            Self::Signal(SIGBUS) => Some(
+                "it was ended by SIGBUS: there was no room for its guest's memory, which is a file while a \
+                 snapshot is made: is the disk full?",
+            ),
+            Self::Status(_) | Self::Signal(_) | Self::NotStarted => None,
+        }
+    }
 }
+
+/// Numbers of signals, the same on all processors that QEMU emulates or runs on here.
+const SIGBUS: i32 = 7;
+const SIGKILL: i32 = 9;
 
 /// How a VM ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

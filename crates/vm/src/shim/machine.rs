@@ -122,6 +122,8 @@ struct Ending {
     requested: bool,
     detail: String,
     kill_at: Duration,
+    /// Whether QEMU was killed from here, since it did not quit.
+    killed: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -525,6 +527,7 @@ impl Machine {
         if let Phase::Ending(ending) = &mut self.phase {
             // Again and again: a process in an uninterruptible wait dies when that ends.
             ending.kill_at = now.elapsed + QUIT_GRACE;
+            ending.killed = true;
             self.actions.push(Action::KillQemu);
         }
     }
@@ -558,7 +561,7 @@ impl Machine {
         };
         let kill_at = now.elapsed + grace;
         self.state.times.ending_at = Some(now.wall);
-        self.phase = Phase::Ending(Ending { reason, requested, detail, kill_at });
+        self.phase = Phase::Ending(Ending { reason, requested, detail, kill_at, killed: false });
         self.actions.push(Action::Quit);
     }
 
@@ -574,6 +577,10 @@ impl Machine {
         let (reason, detail) = if wants_clean && !exit.is_clean() {
             let detail = format!("{}, but QEMU did not close the disk in order", ending.detail);
             (EndReason::QemuFailed, detail)
+        } else if let (EndReason::QemuFailed, false, Some(why)) =
+            (ending.reason, ending.killed, exit.signal_from_outside())
+        {
+            (ending.reason, format!("{}: {why}", ending.detail))
         } else {
             (ending.reason, ending.detail)
         };

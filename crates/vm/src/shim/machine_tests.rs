@@ -176,6 +176,26 @@ fn a_template_that_cannot_be_saved_is_a_failure() {
     assert_eq!(world.exited(CLEAN), EndReason::QemuFailed);
 }
 
+/// As the kernel does when the host is out of memory, which is said; not of a QEMU that was killed from here.
+#[test]
+fn a_qemu_that_is_killed_from_outside_is_told_of() {
+    for monitor_first in [false, true] {
+        let mut world = World::running(Boot::Cold);
+        if monitor_first {
+            world.input(Input::MonitorClosed);
+        }
+        assert_eq!(world.exited(QemuExit::Signal(9)), EndReason::QemuFailed);
+        let detail = &world.outcomes.last().expect("an outcome").detail;
+        assert!(detail.contains("out of memory"), "{detail}");
+    }
+    let mut world = World::running(Boot::Cold);
+    world.input(Input::MonitorClosed);
+    assert_eq!(world.tick(), [Action::KillQemu]);
+    assert_eq!(world.exited(QemuExit::Signal(9)), EndReason::QemuFailed);
+    let detail = &world.outcomes.last().expect("an outcome").detail;
+    assert!(!detail.contains("out of memory"), "{detail}");
+}
+
 #[test]
 fn ends_are_told_apart() {
     let cases = [
