@@ -129,12 +129,19 @@ impl Executors {
                 let origin = origin(job.as_deref(), event);
                 let dir = run.dir.clone();
                 let promoted = self.on_disk(move |store| {
-                    let generation = store.promote(&dir, &origin, now(), &mut |_| {})?;
+                    let generation = match store.promote(&dir, &origin, now(), &mut |_| {}) {
+                        Ok(generation) => generation,
+                        // No later try would end in another way.
+                        Err(error @ ImageError::HostRestarted { .. }) => {
+                            return Ok(RunEvent::PromotionRefused(error.to_string()));
+                        }
+                        Err(error) => return Err(error),
+                    };
                     // The seed disks go, the JIT configuration with them.
                     store.discard(&dir)?;
-                    Ok(generation)
+                    Ok(RunEvent::Promoted(Ok(generation)))
                 });
-                RunEvent::Promoted(promoted.await)
+                promoted.await.unwrap_or_else(|trouble| RunEvent::Promoted(Err(trouble)))
             }
             Err(answer) => answer,
         };

@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use forrest_core::event::EndReason;
-use forrest_core::model::Bytes;
+use forrest_core::model::{Bytes, Generation};
 use forrest_daemon::control::Status;
 use forrest_testbed::{MachinePlan, Testbed, filling_image};
+use github_sim::model::Conclusion;
 use rustix::fs::FallocateFlags;
 
+use crate::hands::{about_to_keep_its_disk, generations, reached, shut_down, with_a_job};
 use crate::scene::{
     BUILD, STEP, booting, clean, empty_plan, end, logged, plan, polled, queue, refusal, testbed,
 };
@@ -55,6 +57,13 @@ fn ballast(path: &Path, size: Bytes) {
     rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, size.0).expect("room for it");
 }
 
+/// Takes all the room that is left on the file system of `path`.
+fn fill(path: &Path) {
+    let mut file = File::create(path).expect("a new file");
+    let page = [0xff; 4096];
+    while std::io::Write::write_all(&mut file, &page).is_ok() {}
+}
+
 /// A guest fills the host's disk: what may go is removed, then the guest is paused, people are told why,
 /// and when there is room again, it goes on by itself to its end.
 #[tokio::test]
@@ -87,6 +96,35 @@ async fn a_full_disk_costs_time_only() {
     let ended = |status: &Status| status.view.finished.first().map(|run| run.end);
     let end_reason = testbed.wait(STEP, "the guest's end", ended).await.expect("it goes on");
     assert_eq!(end_reason, EndReason::GuestShutdown);
+    end(testbed).await;
+}
+
+/// The host's disk is full when a job's disk is to become a machine image: no half of an image is left, it is
+/// told and tried again, and as soon as there is room, it becomes one.
+#[tokio::test]
+async fn a_full_disk_delays_a_promotion() {
+    let Some(mut plan) = plan("full-promotion") else { return };
+    let Some(fs) = SmallFs::mount(&plan.base_dir(), Bytes::mib(200)) else { return };
+    plan.host_lines.push("min_free_disk: 8M".to_owned());
+    let Some((testbed, job, runner)) = about_to_keep_its_disk(plan).await else { return };
+    shut_down(&testbed, &runner).await;
+    reached(&testbed, "promoting").await;
+    let unmovable = fs.0.join("somebody-elses");
+    fill(&unmovable);
+    testbed.sim.clear_faults();
+    let told = |status: &Status| {
+        let trouble = status.view.runs.iter().find_map(|run| run.trouble.as_ref())?;
+        (trouble.contains("could not keep the disk, trying again")
+            && trouble.contains("No space left"))
+        .then_some(())
+    };
+    testbed.wait(STEP, "a word about it", told).await.expect("it is told");
+    assert_eq!(generations(&testbed), 0);
+
+    std::fs::remove_file(unmovable).expect("removed");
+    let run = testbed.finished(job, STEP).await.expect("the run is settled");
+    assert_eq!((run.end, run.result), (EndReason::GuestShutdown, Some(Generation(1))));
+    assert_eq!(generations(&testbed), 1);
     end(testbed).await;
 }
 
@@ -132,7 +170,7 @@ async fn a_configuration_that_is_deleted_stays_in_force() {
     end(testbed).await;
 }
 
-/// Somebody kills QEMU: the run is settled with that as its reason, and the job, not yet taken, is served
+/// QEMU is killed, as the kernel does when the host is out of memory: the run is settled with that as its reason, and the job, not yet taken, is served
 /// by another one.
 #[tokio::test]
 async fn a_killed_qemu_costs_one_run_only() {
@@ -146,8 +184,36 @@ async fn a_killed_qemu_costs_one_run_only() {
     };
     let (end_reason, detail) = testbed.wait(STEP, "the end of the run", lost).await.expect("told");
     assert_eq!(end_reason, EndReason::QemuFailed);
-    assert!(detail.contains("QEMU"), "{detail}");
+    assert!(detail.contains("QEMU") && detail.contains("out of memory"), "{detail}");
     assert_ne!(booting(&testbed, BUILD).await, runner);
+    end(testbed).await;
+}
+
+/// The same while a job runs: that one is over for GitHub when it has not heard from its runner for some time.
+/// Its disk is not kept, people are told what happened, and the next job gets a guest of its own.
+#[tokio::test]
+async fn a_killed_qemu_costs_its_own_job_only() {
+    let Some(mut plan) = plan("qemu-killed-busy") else { return };
+    plan.sim.settings.lost_timeout = std::time::Duration::from_secs(2);
+    let (testbed, job, runner, hands, _) = with_a_job(plan).await;
+    let next = queue(&testbed, BUILD, "next");
+    let other = |status: &Status| {
+        let mut booting = status.view.runs.iter().filter(|run| run.state == "booting");
+        booting.find(|run| run.runner != runner).map(|run| run.runner.clone())
+    };
+    let other = testbed.wait(STEP, "another guest", other).await.expect("it boots");
+    kill_qemu_of(runner.as_str());
+    // It was in there.
+    drop(hands);
+    let run = testbed.finished(job, STEP).await.expect("the run is settled");
+    assert_eq!((run.end, run.result), (EndReason::QemuFailed, None));
+    let detail = run.detail.unwrap_or_default();
+    assert!(detail.contains("out of memory"), "{detail}");
+    assert_eq!(generations(&testbed), 0);
+    let done = testbed.sim.wait_completed(job, STEP).await.expect("GitHub gives it up");
+    assert_ne!(done.conclusion, Some(Conclusion::Success));
+    assert_eq!(testbed.sim.job(next).expect("the next job").status, "queued");
+    assert_eq!(booting(&testbed, BUILD).await, other);
     end(testbed).await;
 }
 

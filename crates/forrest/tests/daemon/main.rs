@@ -7,6 +7,7 @@ mod bad_images;
 mod containment;
 mod contract;
 mod endpoint;
+mod hands;
 mod host_trouble;
 mod http;
 mod operator;

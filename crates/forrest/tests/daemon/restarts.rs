@@ -1,18 +1,14 @@
 //! The daemon is killed in each state of a run, and another program file takes over, as after an upgrade.
 //! What the runner does is done by the simulator here: the guests never do anything.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
 use forrest_core::event::EndReason;
-use forrest_core::model::{Generation, RunnerName};
-use forrest_daemon::control::Status;
-use forrest_testbed::{PERSISTENCE_TOKEN, Testbed, obedient_image};
-use forrest_vm::client::ShimClient;
+use forrest_core::model::Generation;
+use forrest_testbed::Testbed;
 use github_sim::model::{ApiEffect, ApiFault, Conclusion, When};
-use github_sim::runner::VirtualRunner;
+use rustix::process::{Pid, Signal, kill_process};
 
-use crate::scene::{BUILD, STEP, booting, end, plan, polled, queue, testbed};
+use crate::hands::{about_to_keep_its_disk, generations, reached, run_dir, runner_of, shut_down};
+use crate::scene::{BUILD, LOOK_PAUSE, STEP, booting, end, logged, plan, polled, queue, testbed};
 
 /// Kills the daemon, and starts another one from a copy of the program.
 async fn upgrade(testbed: &mut Testbed) {
@@ -20,30 +16,6 @@ async fn upgrade(testbed: &mut Testbed) {
     let newer = testbed.plan().dir.join("forrest-newer");
     std::fs::copy(&testbed.plan().forrest, &newer).expect("copied");
     testbed.start_daemon_from(&newer).await.expect("the newer one starts");
-}
-
-/// Waits until a run is in this state.
-async fn reached(testbed: &Testbed, state: &str) -> RunnerName {
-    let found = |status: &Status| {
-        let run = status.view.runs.iter().find(|run| run.state == state)?;
-        Some(run.runner.clone())
-    };
-    testbed.wait(STEP, &format!("a run that is {state}"), found).await.expect("it gets there")
-}
-
-fn run_dir(testbed: &Testbed, runner: &RunnerName) -> PathBuf {
-    testbed.plan().base_dir().join("runs").join(BUILD).join(runner.as_str())
-}
-
-/// The runner of a guest that does nothing, connected in its place.
-fn runner_of(testbed: &Testbed, runner: &RunnerName) -> VirtualRunner {
-    let disk = std::fs::read(run_dir(testbed, runner).join("job-config.img")).expect("a disk");
-    // The only long piece of Base64 on it.
-    let is_text = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/=".contains(byte);
-    let pieces = disk.split(|byte| !is_text(byte));
-    let jit_config = pieces.max_by_key(|piece| piece.len()).expect("a piece");
-    let jit_config = std::str::from_utf8(jit_config).expect("ASCII");
-    testbed.sim.connect_runner(jit_config).expect("GitHub knows the runner")
 }
 
 /// Killed before GitHub answered: the job is served, and no runner but that is left.
@@ -115,30 +87,8 @@ async fn while_a_runner_is_removed() {
 #[tokio::test]
 async fn while_a_disk_is_promoted() {
     let Some(plan) = plan("restart-promoting") else { return };
-    if Command::new("mcopy").arg("-V").output().is_err() {
-        let missing = "mtools are missing: `make setup` installs them";
-        assert!(std::env::var("CI").as_deref() != Ok("true"), "{missing}");
-        eprintln!("NOT TESTED: {missing}");
-        return;
-    }
-    std::fs::write(&plan.guest_image, obedient_image()).expect("an image");
-    let mut testbed = Testbed::start(plan).await.expect("the testbed starts");
-    polled(&testbed).await;
-    let job = queue(&testbed, BUILD, "keeps its disk");
-    let runner = booting(&testbed, BUILD).await;
-    let hands = runner_of(&testbed, &runner);
-    let assignment = hands.next_job().await.expect("the job");
-    hands.pick_up(&assignment).expect("picked up");
-    let dir = run_dir(&testbed, &runner);
-    leave_token(&testbed.plan().dir, &dir.join("job-config.img"));
-    hands.complete(&assignment, Conclusion::Success).expect("completed");
-    reached(&testbed, "finishing").await;
-
-    // GitHub does not say what started the job: the disk waits for it.
-    let ask = "actions/get-workflow-run";
-    testbed.sim.api_fault(ApiFault::new(ask, ApiEffect::Hang, When::Always));
-    let mut shim = ShimClient::connect(&dir).await.expect("a supervisor");
-    shim.power_down().await.expect("the button is pressed");
+    let Some((mut testbed, job, runner)) = about_to_keep_its_disk(plan).await else { return };
+    shut_down(&testbed, &runner).await;
     reached(&testbed, "promoting").await;
     testbed.daemon.take().expect("a daemon").kill().await.expect("killed");
     testbed.sim.clear_faults();
@@ -147,19 +97,60 @@ async fn while_a_disk_is_promoted() {
     let run = testbed.finished(job, STEP).await.expect("the run is settled");
     assert_eq!((run.end, run.result), (EndReason::GuestShutdown, Some(Generation(1))));
     upgrade(&mut testbed).await;
-    let images = testbed.plan().base_dir().join("machines").join(BUILD);
-    let count = std::fs::read_dir(images)
-        .expect("images")
-        .flatten()
-        .filter(|entry| entry.path().extension().is_some_and(|extension| extension == "img"));
-    assert_eq!(count.count(), 1);
+    assert_eq!(generations(&testbed), 1);
     end(testbed).await;
 }
 
-/// Writes the persistence token onto a job-config disk, as a job does.
-fn leave_token(dir: &Path, disk: &Path) {
-    let token = dir.join("token");
-    std::fs::write(&token, PERSISTENCE_TOKEN).expect("written");
-    let copied = Command::new("mcopy").arg("-oi").arg(disk).arg(&token).arg("::persist").status();
-    assert!(copied.expect("mcopy runs").success(), "the token cannot be written");
+/// Killed while a disk is read back: it has heard of the guest's end, and gets no further. The next one reads
+/// the disk, and it becomes a machine image once.
+#[tokio::test]
+async fn while_a_disk_is_read_back() {
+    let Some(plan) = plan("restart-reading-back") else { return };
+    let Some((mut testbed, job, runner)) = about_to_keep_its_disk(plan).await else { return };
+    let daemon = testbed.daemon.take().expect("a daemon");
+    let pid = daemon.pid().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
+    // Nothing is done from here on.
+    kill_process(pid.expect("a process id"), Signal::STOP).expect("stopped");
+    shut_down(&testbed, &runner).await;
+    let outcome = run_dir(&testbed, &runner).join("outcome.json");
+    let ended = async {
+        while !outcome.exists() {
+            tokio::time::sleep(LOOK_PAUSE).await;
+        }
+    };
+    tokio::time::timeout(STEP, ended).await.expect("the guest ends");
+    daemon.kill().await.expect("killed");
+    testbed.sim.clear_faults();
+    testbed.start_daemon().await.expect("it starts again");
+
+    let run = testbed.finished(job, STEP).await.expect("the run is settled");
+    assert_eq!((run.end, run.result), (EndReason::GuestShutdown, Some(Generation(1))));
+    upgrade(&mut testbed).await;
+    assert_eq!(generations(&testbed), 1);
+    end(testbed).await;
+}
+
+/// The host restarts while a disk is about to become a machine image: what it lacks nobody knows, so it is
+/// removed at once, and said why. Later tries would end in the same way.
+#[tokio::test]
+async fn a_disk_from_before_a_restart_of_the_host_is_given_up_at_once() {
+    let Some(plan) = plan("restart-host") else { return };
+    let Some((mut testbed, job, runner)) = about_to_keep_its_disk(plan).await else { return };
+    shut_down(&testbed, &runner).await;
+    reached(&testbed, "promoting").await;
+    testbed.daemon.take().expect("a daemon").kill().await.expect("killed");
+    let record = run_dir(&testbed, &runner).join("disk.json");
+    let text = std::fs::read_to_string(&record).expect("the disk's record");
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("this boot's id");
+    assert!(text.contains(boot.trim()), "{text}");
+    let earlier = text.replace(boot.trim(), "5eed5eed-0000-4000-8000-000000000000");
+    std::fs::write(&record, earlier).expect("written");
+    testbed.sim.clear_faults();
+    testbed.start_daemon().await.expect("it starts again");
+
+    let run = testbed.finished(job, STEP).await.expect("the run is settled");
+    assert_eq!((run.end, run.result), (EndReason::GuestShutdown, None));
+    logged(&testbed, "the host was restarted after the run").await;
+    assert_eq!(generations(&testbed), 0);
+    end(testbed).await;
 }

@@ -13,8 +13,8 @@ use github_sim::model::{JobId, WebhookEffect, WebhookFault, When};
 pub const BUILD: &str = "acme/widgets/build";
 /// How long any step may take on a busy host.
 pub const STEP: Duration = Duration::from_secs(60);
-/// Pause between two looks at a log.
-const LOOK_PAUSE: Duration = Duration::from_millis(20);
+/// Pause between two looks at a log or a directory.
+pub const LOOK_PAUSE: Duration = Duration::from_millis(20);
 
 /// The repository's root.
 pub fn root() -> PathBuf {
