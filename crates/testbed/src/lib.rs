@@ -294,14 +294,22 @@ pub fn filling_image() -> Vec<u8> {
     disk
 }
 
-/// One whose boot sector waits for the power button, and powers off when it is pressed.
+/// What the guest of [`obedient_image`] writes to its console when it minds the power button.
+pub const OBEYS: &str = "obeys";
+
+/// One whose boot sector waits for the power button, says so, and powers off when it is pressed.
 pub fn obedient_image() -> Vec<u8> {
-    // mov dx, 0x602; mov ax, 0x100; out dx, ax; mov dx, 0x600; loop: in ax, dx; test ah, 1; jz loop;
-    // mov dx, 0x604; mov ax, 0x2000; out dx, ax; hlt
-    let code = [
-        0xba, 0x02, 0x06, 0xb8, 0x00, 0x01, 0xef, 0xba, 0x00, 0x06, 0xed, 0xf6, 0xc4, 0x01, 0x74,
-        0xfa, 0xba, 0x04, 0x06, 0xb8, 0x00, 0x20, 0xef, 0xf4,
-    ];
+    // mov dx, 0x602; mov ax, 0x100; out dx, ax; mov dx, 0x3f8
+    let mut code = vec![0xba, 0x02, 0x06, 0xb8, 0x00, 0x01, 0xef, 0xba, 0xf8, 0x03];
+    for byte in OBEYS.bytes().chain([b'\n']) {
+        // mov al, byte; out dx, al
+        code.extend([0xb0, byte, 0xee]);
+    }
+    // mov dx, 0x600; loop: in ax, dx; test ah, 1; jz loop; mov dx, 0x604; mov ax, 0x2000; out dx, ax; hlt
+    code.extend([
+        0xba, 0x00, 0x06, 0xed, 0xf6, 0xc4, 0x01, 0x74, 0xfa, 0xba, 0x04, 0x06, 0xb8, 0x00, 0x20,
+        0xef, 0xf4,
+    ]);
     let mut disk = hanging_image();
     disk[..code.len()].copy_from_slice(&code);
     disk

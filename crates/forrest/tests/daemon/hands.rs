@@ -5,12 +5,12 @@ use std::process::Command;
 
 use forrest_core::model::RunnerName;
 use forrest_daemon::control::Status;
-use forrest_testbed::{PERSISTENCE_TOKEN, Plan, Testbed, obedient_image};
+use forrest_testbed::{OBEYS, PERSISTENCE_TOKEN, Plan, Testbed, obedient_image};
 use forrest_vm::client::ShimClient;
 use github_sim::model::{ApiEffect, ApiFault, Assignment, Conclusion, JobId, When};
 use github_sim::runner::VirtualRunner;
 
-use crate::scene::{BUILD, STEP, booting, polled, queue};
+use crate::scene::{BUILD, LOOK_PAUSE, STEP, booting, polled, queue};
 
 /// Waits until a run is in this state.
 pub async fn reached(testbed: &Testbed, state: &str) -> RunnerName {
@@ -69,6 +69,14 @@ pub async fn about_to_keep_its_disk(plan: Plan) -> Option<(Testbed, JobId, Runne
 
 /// The guest of [`about_to_keep_its_disk`] shuts itself down.
 pub async fn shut_down(testbed: &Testbed, runner: &RunnerName) {
+    // A button that is pressed while the firmware still runs is not minded by anybody.
+    let console = run_dir(testbed, runner).join("log.txt");
+    let up = async {
+        while !std::fs::read_to_string(&console).is_ok_and(|text| text.contains(OBEYS)) {
+            tokio::time::sleep(LOOK_PAUSE).await;
+        }
+    };
+    tokio::time::timeout(STEP, up).await.expect("the guest comes up");
     let mut shim = ShimClient::connect(&run_dir(testbed, runner)).await.expect("a supervisor");
     shim.power_down().await.expect("the button is pressed");
 }
