@@ -16,6 +16,8 @@ use crate::report::Report;
 const FLUSHES: u32 = 5;
 /// How long a guest may be without its filter.
 const GAP_MAX: Duration = Duration::from_secs(1);
+/// After this long without a packet, none is on its way any more.
+const QUIET: Duration = Duration::from_millis(500);
 /// How long each step may take, emulated on a busy host.
 const PATIENCE: Duration = Duration::from_secs(5 * 60);
 /// Pause between two looks.
@@ -38,12 +40,11 @@ pub async fn attack(report: &mut Report, testbed: &Testbed, outside: &Outside) -
         nft(&["flush", "ruleset"])?;
         until("the filter was not put back", || Ok(nft(&["list", "tables"])?.contains("forrest-")))
             .await?;
-        let arrivals = outside.arrivals();
-        let last = arrivals[seen..].last().map(|last| last.duration_since(began));
-        longest = longest.max(last.unwrap_or_default());
-        through += arrivals.len() - seen;
+        // Those on their way got through, too.
+        let last = quiet(outside).await?;
+        longest = longest.max(last.map(|last| last.duration_since(began)).unwrap_or_default());
+        through += outside.arrivals().len() - seen;
     }
-    // What is on its way when the table is back belongs to the last flush.
     let after = outside.arrivals().len();
     says(testbed, job, "DID unfiltered=").await?;
     let late = outside.arrivals().len() - after;
@@ -55,6 +56,17 @@ pub async fn attack(report: &mut Report, testbed: &Testbed, outside: &Outside) -
     let contained = before == 0 && late == 0 && longest < GAP_MAX;
     report.add("egress: the host's packet filter is flushed", contained, evidence);
     testbed.finished(job, PATIENCE).await.map(drop)
+}
+
+/// Waits until nothing comes through any more; when the last packet came.
+async fn quiet(outside: &Outside) -> Result<Option<Instant>> {
+    let mut last = None;
+    until("packets get through although the filter is back", || {
+        last = outside.arrivals().last().copied();
+        Ok(last.is_none_or(|last| last.elapsed() > QUIET))
+    })
+    .await?;
+    Ok(last)
 }
 
 async fn says(testbed: &Testbed, job: JobId, what: &str) -> Result<()> {
