@@ -2,6 +2,7 @@
 //! GitHub and its runner are stand-ins.
 
 mod bad_guests;
+mod full_disk;
 mod restarts;
 mod scene;
 mod seed;

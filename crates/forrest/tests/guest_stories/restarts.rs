@@ -5,6 +5,7 @@ use std::time::Duration;
 use forrest_core::event::EndReason;
 use forrest_core::model::Generation;
 use forrest_testbed::{KEEP_DISK, QueuedJob};
+use github_sim::model::{WebhookEffect, WebhookFault, When};
 
 use crate::scene::{GUEST_LIFE, assert_clean, debian};
 
@@ -31,6 +32,46 @@ async fn a_job_outlives_a_killed_daemon() {
     let run = testbed.finished(job, GUEST_LIFE).await.expect("the job ends");
     assert_eq!((run.end, run.result), (EndReason::GuestShutdown, Some(Generation(1))));
     assert!(testbed.sim.job_log(job).expect("a log").contains("slept well"));
+    assert_clean(&testbed).await;
+}
+
+/// Killed while a runner waits for a job: GitHub gives it one while no daemon is there, and the next daemon
+/// takes over the guest that has it.
+#[tokio::test]
+async fn an_idle_runner_outlives_a_killed_daemon() {
+    let Some(mut testbed) = debian("killed-idle", &[BUILD]).await else { return };
+    let unneeded = testbed.queue(BUILD, QueuedJob::push("unneeded", &["true"])).expect("queued");
+    let run_of = |state: &'static str| {
+        move |status: &forrest_daemon::control::Status| {
+            let run = status.view.runs.iter().find(|run| run.state == state)?;
+            Some(run.runner.clone())
+        }
+    };
+    let runner =
+        testbed.wait(GUEST_LIFE, "a booting guest", run_of("booting")).await.expect("it boots");
+    // The job is gone before the guest is there, and nobody hears of it.
+    testbed.sim.webhook_fault(WebhookFault::new("*", WebhookEffect::Forget, When::Always));
+    let of = testbed.sim.job(unneeded).expect("the job").run_id;
+    testbed.sim.cancel(of, true).expect("cancelled");
+    let idle = testbed.wait(GUEST_LIFE, "an idle runner", run_of("idle")).await.expect("it waits");
+    assert_eq!(idle, runner);
+
+    testbed.daemon.take().expect("a daemon").kill().await.expect("killed");
+    let steps = [LONG_JOB, KEEP_DISK];
+    let job = testbed.queue(BUILD, QueuedJob::push("late", &steps)).expect("queued");
+    testbed
+        .sim
+        .wait_for(job, GUEST_LIFE, |job| job.times.picked_up.is_some())
+        .await
+        .expect("the job runs");
+    testbed.sim.clear_faults();
+    testbed.start_daemon().await.expect("it starts again");
+
+    let run = testbed.finished(job, GUEST_LIFE).await.expect("the job ends");
+    assert_eq!((run.runner, run.result), (runner, Some(Generation(1))));
+    assert!(testbed.sim.job_log(job).expect("a log").contains("slept well"));
+    let made = testbed.client().status().await.expect("a status").view.finished.len();
+    assert_eq!(made, 1, "another run was made");
     assert_clean(&testbed).await;
 }
 
