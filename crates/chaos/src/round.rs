@@ -24,7 +24,10 @@ const TICK: Duration = Duration::from_millis(200);
 /// Jobs that are queued or run at a time: more than there may be guests.
 const AT_ONCE: usize = 8;
 /// The same while a snapshot is made: each of them boots from cold, and they take each other's time.
-const AT_ONCE_COLD: usize = 3;
+const AT_ONCE_COLD: usize = 2;
+/// Jobs that have to be over before there are more than those: the first leaves the image that most start from,
+/// and its snapshots are made next.
+const JOBS_BEFORE_MORE: usize = 3;
 /// Room for all guests that `max_runs` allows (`jobs::machines`), and for one that a snapshot is taken of. With
 /// less, such a one gives way to the waiting jobs for as long as there are any, and all of them boot from cold.
 const RAM: &str = "4G";
@@ -36,7 +39,7 @@ const LOST_RUNNER: Duration = Duration::from_secs(60);
 /// How often a daemon is started before it is given up, and the pause in between.
 const STARTS_MAX: u32 = 5;
 const RESTART_PAUSE: Duration = Duration::from_secs(2);
-/// How often in a hundred a snapshot that is being made is not spared.
+/// How many in a hundred supervisors' deaths and daemons' times do not spare a snapshot that is being made.
 const NO_MERCY_PERCENT: u64 = 10;
 /// How long what is left may take after the last job.
 const REST: Duration = Duration::from_secs(5 * 60);
@@ -72,6 +75,7 @@ pub async fn play(
         tasks: Vec::new(),
         weather: "fine",
         due: Due::never(),
+        merciful: true,
     };
     let played = havoc.play(jobs, deadline, bar).await;
     let settled = havoc.settle().await;
@@ -128,6 +132,8 @@ struct Havoc {
     tasks: Vec<Task>,
     weather: &'static str,
     due: Due,
+    /// Whether this daemon lives on while it makes a snapshot.
+    merciful: bool,
 }
 
 impl Havoc {
@@ -148,7 +154,8 @@ impl Havoc {
             if (over as u64 == jobs) || Instant::now() > deadline {
                 return Ok(());
             }
-            let at_once = if self.makes_a_snapshot() { AT_ONCE_COLD } else { AT_ONCE };
+            let cold = over < JOBS_BEFORE_MORE || self.makes_a_snapshot();
+            let at_once = if cold { AT_ONCE_COLD } else { AT_ONCE };
             if (queued as u64) < jobs && open < at_once && (over > 0 || queued == 0) {
                 let task = Task::queue(&self.testbed, &mut self.dice, queued as u64)?;
                 self.tasks.push(task);
@@ -210,10 +217,8 @@ impl Havoc {
 
     /// A daemon that starts begins an unfinished snapshot anew. Without mercy none would ever be ready, and
     /// every guest would boot from cold.
-    fn spares_a_snapshot(&mut self) -> bool {
-        self.makes_a_snapshot()
-            && self.testbed.daemon.is_some()
-            && !self.dice.percent(NO_MERCY_PERCENT)
+    fn spares_a_snapshot(&self) -> bool {
+        self.merciful && self.testbed.daemon.is_some() && self.makes_a_snapshot()
     }
 
     fn makes_a_snapshot(&self) -> bool {
@@ -258,6 +263,7 @@ impl Havoc {
     }
 
     async fn start_the_daemon(&mut self) -> Result<()> {
+        self.merciful = !self.dice.percent(NO_MERCY_PERCENT);
         let upgrade = self.dice.percent(30);
         if upgrade {
             self.programs.swap(0, 1);
