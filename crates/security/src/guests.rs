@@ -199,7 +199,7 @@ const FLOODS: &[Flood] = &[
         name: "forks without end",
         machine: SHORT,
         script: include_str!("attacks/forks.py"),
-        did: ("forks", "processes before it was told to go on"),
+        did: ("forks", "processes, and then without end"),
         end: EndReason::JobTimeout,
     },
 ];
