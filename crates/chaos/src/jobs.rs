@@ -13,6 +13,8 @@ use crate::dice::Dice;
 const BUILD: &str = "acme/widgets/build";
 /// Starts from those of [`BUILD`].
 const TEST: &str = "acme/widgets/test";
+/// What the first job leaves behind, below the base directory.
+pub const FIRST_IMAGE: &str = "machines/acme/widgets/build/000001.img";
 /// Always boots, and leaves images behind, too.
 const COLD: &str = "acme/gadgets/cold";
 /// One in so many jobs leaves its disk behind, and two snapshots have to be made anew.

@@ -14,7 +14,7 @@ use indicatif::ProgressBar;
 use crate::dice::Dice;
 use crate::ground::Ground;
 use crate::images;
-use crate::jobs::{Fate, Task, machines};
+use crate::jobs::{self, Fate, Task, machines};
 use crate::report::{Counts, Round};
 use crate::victims::Shim;
 use crate::weather;
@@ -75,6 +75,7 @@ pub async fn play(
         tasks: Vec::new(),
         weather: "fine",
         due: Due::never(),
+        begun: false,
         merciful: true,
     };
     let played = havoc.play(jobs, deadline, bar).await;
@@ -115,7 +116,7 @@ struct Due {
 }
 
 impl Due {
-    /// Nothing before the first job is over: the derived machine type waits for its image.
+    /// Nothing before there is the first image: the derived machine type starts from it.
     fn never() -> Self {
         let never = Instant::now() + Duration::from_secs(365 * 24 * 3600);
         Self { daemon: never, shim: never, shim_after: 0, weather: never }
@@ -132,12 +133,14 @@ struct Havoc {
     tasks: Vec<Task>,
     weather: &'static str,
     due: Due,
+    /// Whether things go wrong by now.
+    begun: bool,
     /// Whether this daemon lives on while it makes a snapshot.
     merciful: bool,
 }
 
 impl Havoc {
-    async fn play(&mut self, jobs: u64, deadline: Instant, bar: &ProgressBar) -> Result<()> {
+    async fn play(&mut self, count: u64, deadline: Instant, bar: &ProgressBar) -> Result<()> {
         let before = bar.position();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -151,23 +154,24 @@ impl Havoc {
                 "jobs; {} daemons and {} supervisors killed; {}",
                 self.counts.daemon_kills, self.counts.shim_kills, self.weather
             ));
-            if (over as u64 == jobs) || Instant::now() > deadline {
+            if (over as u64 == count) || Instant::now() > deadline {
                 return Ok(());
             }
             let cold = over < JOBS_BEFORE_MORE || self.makes_a_snapshot();
             let at_once = if cold { AT_ONCE_COLD } else { AT_ONCE };
-            if (queued as u64) < jobs && open < at_once && (over > 0 || queued == 0) {
+            if (queued as u64) < count && open < at_once && (self.begun || queued == 0) {
                 let task = Task::queue(&self.testbed, &mut self.dice, queued as u64)?;
                 self.tasks.push(task);
             }
-            if over == 0 {
+            if !self.begun {
+                // Without the first job's image, jobs of the derived machine type would wait for ever.
+                if self.testbed.plan().base_dir().join(jobs::FIRST_IMAGE).exists() {
+                    self.begin();
+                }
                 continue;
             }
-            if over == 1 && queued == 1 {
-                self.begin();
-            }
             // The last ones are to come to their end in peace: faults that go on prove nothing.
-            if queued as u64 == jobs && open <= AT_ONCE / 2 {
+            if queued as u64 == count && open <= AT_ONCE / 2 {
                 self.calm().await?;
             } else {
                 self.strike(over).await?;
@@ -185,6 +189,7 @@ impl Havoc {
     }
 
     fn begin(&mut self) {
+        self.begun = true;
         let now = Instant::now();
         self.due = Due {
             daemon: now + self.dice.pause(1_000, 15_000),
@@ -233,8 +238,10 @@ impl Havoc {
             shims.retain(Shim::is_of_run);
         }
         let Some(shim) = self.dice.pick(&shims) else { return false };
-        self.killed.insert(shim.name());
         let killed = shim.kill();
+        if killed {
+            self.killed.insert(shim.name());
+        }
         self.counts.shim_kills += u64::from(killed);
         killed
     }
