@@ -48,8 +48,9 @@ async fn reached(testbed: &Testbed, what: &str, wanted: impl Fn(&SnapshotState) 
     testbed.wait(GUEST_LIFE, what, reached).await.expect("it gets there");
 }
 
-/// While a snapshot is built: none is taken for complete, the status says what is the matter, a job that comes
-/// meanwhile waits, and when there is room again, the job is served and the snapshot is built.
+/// From the beginning of a snapshot's build, when the base image is imported first: none is taken for complete, the
+/// status says what is the matter, a job that comes meanwhile waits, and when there is room again, the job is served
+/// and the snapshot is built.
 #[tokio::test]
 async fn a_full_disk_delays_a_snapshot() {
     let Some((mut plan, xfs)) = plan_on_xfs("full-snapshot") else { return };
