@@ -64,7 +64,7 @@ impl Task {
     /// Where the simulator refuses it.
     pub fn queue(testbed: &Testbed, dice: &mut Dice, number: u64) -> Result<Self> {
         // Evenly spread, beginning with one that the derived machine type waits for.
-        let persists = number % PERSISTENT_ONE_IN == 0;
+        let persists = number.is_multiple_of(PERSISTENT_ONE_IN);
         let cold = number % COLD_ONE_IN == COLD_ONE_IN / 2;
         let machine = match (persists, cold) {
             (_, true) => COLD,
