@@ -35,17 +35,29 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// What Cargo knows of all packages that are built on this platform.
-fn packages() -> Vec<Value> {
+/// What Cargo knows of this platform, with the lock file of this package or workspace as it is.
+fn metadata(directory: &str, further: &[&str]) -> Value {
     let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["metadata", "--format-version=1", "--locked", "--offline"])
+        .args(["metadata", "--format-version=1", "--locked"])
         .args(["--filter-platform", &format!("{}-unknown-linux-gnu", std::env::consts::ARCH)])
-        .current_dir(root())
+        .args(further)
+        .current_dir(root().join(directory))
         .output()
         .expect("cargo runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let metadata: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    metadata["packages"].as_array().expect("packages").clone()
+    assert!(output.status.success(), "{directory}: {}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+/// All packages that are built on this platform.
+fn packages() -> Vec<Value> {
+    metadata("", &["--offline"])["packages"].as_array().expect("packages").clone()
+}
+
+/// The fuzzing engine is a package of its own: a new dependency of a crate that it fuzzes belongs into its
+/// lock file, too, or `tools/fuzz` builds nothing. `cargo metadata` in its directory brings that up to date.
+#[test]
+fn the_fuzzing_engines_lock_file_is_up_to_date() {
+    metadata("crates/fuzz/engine", &[]);
 }
 
 fn text<'a>(package: &'a Value, field: &str) -> &'a str {
