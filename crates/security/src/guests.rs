@@ -82,7 +82,7 @@ impl Fought {
     pub fn did(&self, name: &str) -> Option<&str> {
         let prefix = format!("DID {name}=");
         let lines = self.log.lines().filter_map(|line| line.split_once(&prefix));
-        lines.map(|(_, value)| value.trim()).last()
+        lines.map(|(_, value)| value.trim()).next_back()
     }
 }
 
