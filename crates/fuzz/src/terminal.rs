@@ -1,7 +1,8 @@
 //! The modules of the command line that face a guest's bytes. It is a program without a library, so they
 //! are compiled in here.
 
-#![expect(dead_code, unreachable_pub, reason = "the command line uses all of them")]
+#![expect(unreachable_pub, reason = "the command line uses all of them")]
+#![cfg_attr(not(test), expect(dead_code, reason = "the command line uses all of them"))]
 
 #[path = "../../forrest/src/terminal/guard.rs"]
 pub mod guard;
