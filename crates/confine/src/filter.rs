@@ -5,6 +5,7 @@
 //! from the kernel and puts them back. Until that is done, some hundredths of a second, the guest is not
 //! filtered; what it sends afterwards is, also on connections that it made meanwhile.
 
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -27,6 +28,8 @@ const RESTORE_TRIES: u32 = 3;
 /// Pause after the filter was put back, or could not be: somebody who takes it away again and again
 /// costs no more than a part of a processor.
 const RESTORE_PAUSE: Duration = Duration::from_millis(50);
+/// Our own processes that are remembered.
+const OWN_MAX: usize = 32;
 /// How often the host's name servers are looked at.
 const RESOLVERS_EVERY: Duration = Duration::from_secs(30);
 /// The most of what `nft` complains about that is kept, in bytes.
@@ -40,8 +43,9 @@ pub struct Filter {
     nft: PathBuf,
     rules: GuestRules,
     events: Events,
-    /// The last process that changed the filter for us.
-    own: Option<u32>,
+    /// The last processes that changed the filter for us: word of what one did may come when the next one has
+    /// run already.
+    own: VecDeque<u32>,
 }
 
 impl Filter {
@@ -55,14 +59,25 @@ impl Filter {
         // Before the rules, so that no loss goes unnoticed.
         let events = Events::open().map_err(ConfineError::Watch)?;
         let rules = GuestRules { uid, allow, resolvers: resolvers::configured() };
-        let mut filter = Self { nft, rules, events, own: None };
+        let mut filter = Self { nft, rules, events, own: VecDeque::new() };
         filter.apply().await?;
         Ok(filter)
     }
 
     async fn apply(&mut self) -> Result<(), ConfineError> {
-        let text = rules::put_in_place(&self.rules);
-        run_nft(&self.nft, &text, |pid| self.own = pid).await
+        let own = &mut self.own;
+        let mut note = |pid: Option<u32>| {
+            own.truncate(OWN_MAX - 1);
+            if let Some(pid) = pid {
+                own.push_front(pid);
+            }
+        };
+        match run_nft(&self.nft, &rules::put_in_place(&self.rules), &mut note).await {
+            Err(ConfineError::Refused(_)) => {
+                run_nft(&self.nft, &rules::replace(&self.rules), &mut note).await
+            }
+            done => done,
+        }
     }
 
     /// Keeps the filter in place and up to date with the host's name servers; `told` hears of what was
@@ -98,7 +113,7 @@ impl Filter {
 
     fn concerned(&self, changes: &[Change]) -> bool {
         let table = rules::table(self.rules.uid);
-        changes.iter().any(|change| change.table == table && Some(change.by) != self.own)
+        changes.iter().any(|change| change.table == table && !self.own.contains(&change.by))
     }
 
     async fn restore(&mut self) -> Result<(), ConfineError> {

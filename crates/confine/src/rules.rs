@@ -88,15 +88,25 @@ pub fn user_of_table(name: &str) -> Option<u32> {
     name.strip_prefix(TABLE_PREFIX)?.parse().ok()
 }
 
-/// A transaction after which the filter is in place as described, whatever was there before: there is
-/// no moment without it in between.
+/// A transaction after which the filter is in place as described. What was there before is emptied and not
+/// removed: a table that goes and comes leaves a moment in between in which packets get through.
 pub fn put_in_place(guest: &GuestRules) -> String {
+    let table = table(guest.uid);
+    format!("add table inet {table}\nflush table inet {table}\n{}", whole(guest))
+}
+
+/// As [`put_in_place`], whatever was there before: somebody may have left chains of another kind.
+pub fn replace(guest: &GuestRules) -> String {
+    remove(guest.uid) + &whole(guest)
+}
+
+/// The table with its chains.
+fn whole(guest: &GuestRules) -> String {
     let (uid, table) = (guest.uid, table(guest.uid));
-    let remove = remove(uid);
     // Asked so that what has no socket any more, and thus no user, is left alone: the host's own last
     // words on closed connections, and its answers to pings.
     format!(
-        "{remove}table inet {table} {{\n\
+        "table inet {table} {{\n\
          \tchain output {{\n\
          \t\ttype filter hook output priority filter; policy accept;\n\
          \t\tmeta skuid {uid} jump guest\n\
@@ -219,7 +229,9 @@ mod tests {
         let table = "inet forrest-1900000007";
         let rules = guest();
         assert_eq!(remove(rules.uid), format!("add table {table}\ndelete table {table}\n"));
-        assert!(put_in_place(&rules).starts_with(&remove(rules.uid)));
+        let emptied = format!("add table {table}\nflush table {table}\n");
+        assert!(put_in_place(&rules).starts_with(&emptied));
+        assert_eq!(replace(&rules), put_in_place(&rules).replace(&emptied, &remove(rules.uid)));
         assert!(rehearsal(&rules).ends_with(&format!("}}\ndelete table {table}\n")));
         assert_eq!(user_of_table("forrest-1900000007"), Some(1_900_000_007));
         assert_eq!(user_of_table("forrest-x"), None);
