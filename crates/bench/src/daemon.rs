@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use forrest_core::model::RunnerName;
 use forrest_daemon::control::Status;
-use forrest_testbed::{MachinePlan, Plan, QueuedJob, Testbed};
+use forrest_testbed::{MachinePlan, Plan, QueuedJob, Testbed, processes};
 
 use crate::Place;
 use crate::figures::{Figures, percentile};
@@ -92,15 +92,10 @@ pub async fn one_job(testbed: &Testbed, index: usize) -> Result<(f64, f64)> {
 }
 
 fn shim_of(testbed: &Testbed, runner: &RunnerName) -> Result<u32> {
-    let base = testbed.plan().base_dir().display().to_string();
-    let ours = |pid: &u32| {
-        let cmdline = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let text = String::from_utf8_lossy(&cmdline);
-        text.contains("\0shim\0") && text.contains(runner.as_str()) && text.contains(&base)
-    };
-    let pids = std::fs::read_dir("/proc")?.flatten();
-    let mut pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    pids.find(ours).context("the supervisor is not to be found")
+    let mut ours = processes::of(&testbed.plan().base_dir())?.into_iter();
+    ours.find(|process| process.is_shim() && process.arguments.contains(runner.as_str()))
+        .map(|shim| shim.pid)
+        .context("the supervisor is not to be found")
 }
 
 /// A process's resident memory.

@@ -16,7 +16,7 @@ use crate::ground::Ground;
 use crate::images;
 use crate::jobs::{self, Fate, Task, machines};
 use crate::report::{Counts, Round};
-use crate::victims::Shim;
+use crate::victims::{Shim, end_all};
 use crate::weather;
 
 /// How often something may happen.
@@ -84,9 +84,7 @@ pub async fn play(
     if let Some(daemon) = havoc.testbed.daemon.take() {
         daemon.stop().await?;
     }
-    for shim in Shim::all(&ground.base()) {
-        shim.kill();
-    }
+    end_all(&ground.dir)?;
     played?;
     settled?;
     let found = images::check(&ground.base(), &ground.dir)?;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use forrest_testbed::processes::{self, Process};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// How long killed processes may take to be gone; QEMU gives back a gigabyte.
@@ -22,19 +23,19 @@ impl Shim {
     /// The supervisors whose run directories are below `base`.
     pub fn all(base: &Path) -> Vec<Self> {
         let base = base.canonicalize().unwrap_or_else(|_| base.to_owned());
-        let mut all: Vec<_> = pids().filter_map(|pid| Self::of(pid, &base)).collect();
+        let processes = processes::all().into_iter().flatten();
+        let mut all: Vec<_> = processes.filter_map(|process| Self::of(&process, &base)).collect();
         // The dice decide among them, not the order of process ids.
         all.sort_by(|a, b| a.run_dir.cmp(&b.run_dir));
         all
     }
 
-    fn of(pid: i32, base: &Path) -> Option<Self> {
-        let words = words(pid)?;
-        let at = words.iter().position(|word| word == "shim")?;
-        let run_dir = PathBuf::from(words.get(at + 1)?);
+    fn of(process: &Process, base: &Path) -> Option<Self> {
+        let mut words = process.words().skip_while(|word| *word != "shim");
+        let run_dir = PathBuf::from(words.nth(1)?);
         // QEMU's wrapper for an instant, and none of ours, have other words there.
         (run_dir.starts_with(base) && run_dir.is_absolute())
-            .then_some(Self { pid: Pid::from_raw(pid)?, run_dir })
+            .then_some(Self { pid: pid_of(process)?, run_dir })
     }
 
     /// The last part of its run directory: a runner's name, or a snapshot's.
@@ -62,15 +63,16 @@ pub fn end_all(dir: &Path) -> Result<()> {
     let until = Instant::now() + GONE_MAX;
     loop {
         // Daemons and supervisors at once: what a daemon has just begun is found at the next look.
-        let left: Vec<_> = pids().filter(|pid| is_of(*pid, &dir)).collect();
+        let left: Vec<_> = processes::all()?.filter(|process| is_of(process, &dir)).collect();
         if left.is_empty() {
             return Ok(());
         }
         ensure!(
             Instant::now() < until,
-            "the processes {left:?} do not end: look at them with `ps`"
+            "the processes {:?} do not end: look at them with `ps`",
+            left.iter().map(|process| process.pid).collect::<Vec<_>>()
         );
-        for pid in left.into_iter().filter_map(Pid::from_raw) {
+        for pid in left.iter().filter_map(pid_of) {
             // It may be gone already.
             let _ = kill_process(pid, Signal::KILL);
         }
@@ -78,21 +80,12 @@ pub fn end_all(dir: &Path) -> Result<()> {
     }
 }
 
-/// Whether it is a `forrest run` or a `forrest shim` of this directory. One that has ended and was not
-/// waited for has no words.
-fn is_of(pid: i32, dir: &Path) -> bool {
-    let Some(words) = words(pid) else { return false };
-    let verb = words.iter().take(3).any(|word| word == "run" || word == "shim");
-    verb && words.iter().any(|word| Path::new(word).starts_with(dir))
+/// Whether it is a `forrest run` or a `forrest shim` of this directory.
+fn is_of(process: &Process, dir: &Path) -> bool {
+    process.words().take(3).any(|word| word == "run" || word == "shim")
+        && process.words().any(|word| Path::new(word).starts_with(dir))
 }
 
-fn pids() -> impl Iterator<Item = i32> {
-    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-}
-
-/// The words of its command line.
-fn words(pid: i32) -> Option<Vec<String>> {
-    let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    Some(line.split(|byte| *byte == 0).map(|w| String::from_utf8_lossy(w).into_owned()).collect())
+fn pid_of(process: &Process) -> Option<Pid> {
+    Pid::from_raw(process.pid.try_into().ok()?)
 }

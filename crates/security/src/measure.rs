@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use forrest_testbed::Testbed;
+use forrest_testbed::processes::{self, Process, status_line};
 
 /// What was seen, or the most that was seen.
 #[derive(Debug, Clone, Copy, Default)]
@@ -52,55 +53,17 @@ impl Seen {
         let pid = pid.context("the daemon is gone")?;
         let mut seen = Self { daemon: memory(pid), answer, ..Self::default() };
         let base_dir = testbed.plan().base_dir();
-        for process in processes(&base_dir) {
+        for process in processes::of(&base_dir)? {
             seen.processes += 1;
-            seen.threads += process.threads;
-            if process.is_shim {
-                seen.shim = seen.shim.max(process.memory);
+            let threads = std::fs::read_dir(format!("/proc/{}/task", process.pid));
+            seen.threads += threads.map_or(0, Iterator::count);
+            if process.is_shim() {
+                seen.shim = seen.shim.max(memory(process.pid));
             }
         }
         files(&base_dir.join("runs"), &mut seen);
         Ok(seen)
     }
-}
-
-/// A process that works in the base directory.
-#[derive(Debug)]
-pub struct Process {
-    /// Its id.
-    pub pid: u32,
-    /// Whether it is a supervisor.
-    pub is_shim: bool,
-    memory: u64,
-    threads: usize,
-}
-
-/// The supervisors and QEMUs below a directory.
-pub fn processes(base_dir: &Path) -> Vec<Process> {
-    let base = base_dir.to_string_lossy().into_owned();
-    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let arguments_of = |pid: &str| {
-        let arguments = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-        Some(String::from_utf8_lossy(&arguments).into_owned())
-    };
-    let ours = pids.filter_map(|pid| {
-        let arguments = arguments_of(&pid.to_string())?;
-        let cwd = std::fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default();
-        // A QEMU has no path of it, only open files: its parent is a supervisor.
-        let parent = status_line(pid, "PPid").and_then(|parent| arguments_of(&parent));
-        let works_there = arguments.contains(&base)
-            || cwd.starts_with(base_dir)
-            || parent.is_some_and(|parent| parent.contains(&base));
-        let is_shim = arguments.contains("\0shim\0");
-        works_there.then(|| Process {
-            pid,
-            is_shim,
-            memory: memory(pid),
-            threads: std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count),
-        })
-    });
-    ours.collect()
 }
 
 /// What a guest that had broken into its QEMU could do on the host.
@@ -116,12 +79,11 @@ pub struct Privileges {
 impl Privileges {
     /// Those of the first QEMU below a directory; `None` where none runs.
     pub fn of_a_qemu(base_dir: &Path) -> Option<Self> {
-        let is_qemu = |process: &&Process| {
+        let is_qemu = |process: &Process| {
             let program = std::fs::read_link(format!("/proc/{}/exe", process.pid));
             program.is_ok_and(|program| program.to_string_lossy().contains("qemu-system"))
         };
-        let processes = processes(base_dir);
-        let pid = processes.iter().find(is_qemu)?.pid;
+        let pid = processes::of(base_dir).ok()?.into_iter().find(is_qemu)?.pid;
         let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).ok()?;
         let cores = limits.lines().find(|line| line.starts_with("Max core file size"))?;
         Some(Self {
@@ -152,13 +114,6 @@ impl Privileges {
         );
         (contained, text)
     }
-}
-
-/// A line of a process's status.
-pub fn status_line(pid: u32, name: &str) -> Option<String> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-    Some(line.trim().to_owned())
 }
 
 /// Resident memory, in bytes; 0 for a process that is gone.

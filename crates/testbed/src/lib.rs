@@ -6,6 +6,7 @@
 mod config;
 mod daemon;
 mod place;
+pub mod processes;
 pub mod secrets;
 mod xfs;
 

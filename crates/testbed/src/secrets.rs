@@ -11,7 +11,7 @@ use std::path::Path;
 use memchr::memmem;
 use rustix::fs::SeekFrom;
 
-use crate::{PERSISTENCE_TOKEN, WEBHOOK_SECRET};
+use crate::{PERSISTENCE_TOKEN, WEBHOOK_SECRET, processes};
 
 /// How a JIT configuration begins, after the address in those of the simulator: `{".runner":"` in base64.
 const JIT_CONFIG: &str = "eyIucnVubmVyIjoi";
@@ -111,38 +111,20 @@ impl Secrets {
     }
 
     /// Searches the arguments and the environment of all processes that work in this directory, and of
-    /// their children: a QEMU has no path of it, only open files.
+    /// their children.
     ///
     /// # Errors
     /// Where there is no list of processes. One that ends meanwhile is left out.
     pub fn in_processes(&self, base_dir: &Path) -> io::Result<(usize, BTreeSet<Leak>)> {
-        let base_dir = base_dir.as_os_str().as_encoded_bytes();
         let (mut looked_at, mut leaks) = (0, BTreeSet::new());
-        for entry in std::fs::read_dir("/proc")?.flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if !name.bytes().all(|byte| byte.is_ascii_digit()) {
-                continue;
-            }
-            let read = |file| std::fs::read(entry.path().join(file)).unwrap_or_default();
-            let (arguments, environment) = (read("cmdline"), read("environ"));
-            let cwd = std::fs::read_link(entry.path().join("cwd")).unwrap_or_default();
-            let status = read("status");
-            let status = String::from_utf8_lossy(&status);
-            let parent = status
-                .lines()
-                .find_map(|line| line.strip_prefix("PPid:"))
-                .map(|parent| format!("/proc/{}/cmdline", parent.trim()));
-            let parent = parent.and_then(|parent| std::fs::read(parent).ok()).unwrap_or_default();
-            let works_there = memmem::find(&arguments, base_dir).is_some()
-                || memmem::find(&parent, base_dir).is_some()
-                || cwd.as_os_str().as_encoded_bytes().starts_with(base_dir);
-            if works_there {
-                looked_at += 1;
-                let arguments_of = format!("the arguments of process {name}");
-                leaks.extend(self.in_bytes(&arguments_of, &arguments));
-                let environment_of = format!("the environment of process {name}");
-                leaks.extend(self.in_bytes(&environment_of, &environment));
-            }
+        for process in processes::of(base_dir)? {
+            looked_at += 1;
+            let pid = process.pid;
+            let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            let arguments_of = format!("the arguments of process {pid}");
+            leaks.extend(self.in_bytes(&arguments_of, process.arguments.as_bytes()));
+            let environment_of = format!("the environment of process {pid}");
+            leaks.extend(self.in_bytes(&environment_of, &environment));
         }
         Ok((looked_at, leaks))
     }

@@ -8,6 +8,7 @@ use std::process::Command;
 use forrest_core::event::EndReason;
 use forrest_core::model::{Bytes, Generation};
 use forrest_daemon::control::Status;
+use forrest_testbed::processes::{self, Process};
 use forrest_testbed::{MachinePlan, Testbed, filling_image};
 use github_sim::model::Conclusion;
 use rustix::fs::FallocateFlags;
@@ -170,8 +171,8 @@ async fn a_configuration_that_is_deleted_stays_in_force() {
     end(testbed).await;
 }
 
-/// QEMU is killed, as the kernel does when the host is out of memory: the run is settled with that as its reason, and the job, not yet taken, is served
-/// by another one.
+/// QEMU is killed, as the kernel does when the host is out of memory: the run is settled with that as its
+/// reason, and the job, not yet taken, is served by another one.
 #[tokio::test]
 async fn a_killed_qemu_costs_one_run_only() {
     let Some(testbed) = testbed("qemu-killed").await else { return };
@@ -219,16 +220,15 @@ async fn a_killed_qemu_costs_its_own_job_only() {
 
 /// Kills the QEMU whose command line names the runner.
 fn kill_qemu_of(runner: &str) {
-    let pids = std::fs::read_dir("/proc").expect("/proc").flatten();
-    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    let ours = |pid: &i32| {
-        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let line = String::from_utf8_lossy(&line).into_owned();
-        line.contains("qemu-system") && line.contains(runner) && !line.contains("\0shim\0")
+    let ours = |process: &Process| {
+        let arguments = &process.arguments;
+        arguments.contains("qemu-system") && arguments.contains(runner) && !process.is_shim()
     };
-    let found: Vec<i32> = pids.filter(ours).collect();
+    let all = processes::all().expect("processes");
+    let found: Vec<u32> = all.filter(ours).map(|process| process.pid).collect();
     assert_eq!(found.len(), 1, "QEMU of {runner}: {found:?}");
-    let pid = rustix::process::Pid::from_raw(found[0]).expect("a process id");
+    let pid = i32::try_from(found[0]).ok().and_then(rustix::process::Pid::from_raw);
+    let pid = pid.expect("a process id");
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("killed");
 }
 

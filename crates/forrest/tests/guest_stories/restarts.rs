@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use forrest_core::event::EndReason;
 use forrest_core::model::Generation;
+use forrest_testbed::processes::{self, Process};
 use forrest_testbed::{KEEP_DISK, QueuedJob};
 use github_sim::model::{WebhookEffect, WebhookFault, When};
 
@@ -120,17 +121,9 @@ async fn a_killed_supervisor_costs_one_run_only() {
 
 /// Kills the supervisor whose run directory ends with the runner's name.
 fn kill_shim_of(testbed: &forrest_testbed::Testbed, runner: &str) {
-    let ours = |pid: &u32| {
-        let cmdline = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let text = String::from_utf8_lossy(&cmdline);
-        let base = testbed.plan().base_dir();
-        text.contains("\0shim\0")
-            && text.contains(runner)
-            && text.contains(&*base.to_string_lossy())
-    };
-    let pids = std::fs::read_dir("/proc").expect("/proc").flatten();
-    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let shims: Vec<u32> = pids.filter(ours).collect();
+    let all = processes::of(&testbed.plan().base_dir()).expect("processes");
+    let ours = |process: &Process| process.is_shim() && process.arguments.contains(runner);
+    let shims: Vec<u32> = all.into_iter().filter(ours).map(|shim| shim.pid).collect();
     assert_eq!(shims.len(), 1, "the supervisor of {runner} is not to be found: {shims:?}");
     let pid = rustix::process::Pid::from_raw(i32::try_from(shims[0]).expect("a pid"));
     rustix::process::kill_process(pid.expect("a pid"), rustix::process::Signal::KILL)

@@ -10,7 +10,7 @@ use forrest_core::model::{Generation, ImageRef};
 use forrest_core::run::FinishedRun;
 use forrest_core::snapshots::{Snapshot, SnapshotState};
 use forrest_daemon::control::Status;
-use forrest_testbed::{KEEP_DISK, MachinePlan, Plan, QueuedJob, Testbed};
+use forrest_testbed::{KEEP_DISK, MachinePlan, Plan, QueuedJob, Testbed, processes};
 use github_sim::model::{ApiEffect, ApiFault, JobId, When};
 
 use crate::scene::{GUEST_LIFE, assert_clean, plan, plan_on_xfs, root};
@@ -323,8 +323,7 @@ async fn a_guest_restored_ahead_of_its_registration_may_be_in_vain() {
 
 /// Processes of virtual machines.
 fn guests(testbed: &Testbed) -> usize {
-    let secrets = testbed.secrets().expect("the testbed's secrets");
-    secrets.in_processes(&testbed.plan().base_dir()).expect("processes").0
+    processes::of(&testbed.plan().base_dir()).expect("processes").len()
 }
 
 /// Waits until a guest is there, before it has a registration.
