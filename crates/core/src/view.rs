@@ -110,8 +110,11 @@ pub struct RunView {
     pub restored: bool,
     /// When it reached which point.
     pub times: RunTimes,
-    /// What its guest complained about last, or what keeps the run from being put away.
+    /// What its guest complained about last.
     pub trouble: Option<String>,
+    /// What keeps it from being put away: what was tried last, and failed.
+    #[serde(default)]
+    pub hindrance: Option<String>,
     /// Whether the host paused its guest, and why.
     pub paused: Option<String>,
 }
@@ -172,6 +175,7 @@ impl View {
                     restored: run.restored(),
                     times: run.times,
                     trouble: run.trouble.clone(),
+                    hindrance: run.hindrance.clone(),
                     paused: run.paused.clone(),
                 })
                 .collect(),

@@ -53,6 +53,7 @@ impl Core {
             state,
             times: RunTimes { created: created_at, ..RunTimes::default() },
             trouble: None,
+            hindrance: None,
             complaints: 0,
             disk_used: Bytes(0),
             paused: None,

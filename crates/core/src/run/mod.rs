@@ -102,8 +102,10 @@ pub struct Run {
     pub state: RunState,
     /// When it reached which point.
     pub times: RunTimes,
-    /// What its guest or the host complained about last, for people.
+    /// What its guest complained about last, for people.
     pub trouble: Option<String>,
+    /// What keeps it from being put away, for people: what was tried last, and failed.
+    pub hindrance: Option<String>,
     /// How often its guest complained.
     pub complaints: u32,
     /// Space that its disk was last seen to take.

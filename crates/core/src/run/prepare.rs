@@ -41,6 +41,7 @@ impl Core {
             state: RunState::Preparing { image: Step::Asked, registration: Step::Asked },
             times: RunTimes { created: now, ..RunTimes::default() },
             trouble: None,
+            hindrance: None,
             complaints: 0,
             disk_used: Bytes(0),
             paused: None,

@@ -33,14 +33,14 @@ impl Core {
     }
 
     /// Says what keeps the run from being put away, in the log and in the status.
-    fn complain(
+    fn hindered(
         &mut self,
         level: Level,
         runner: &RunnerName,
         text: String,
         out: &mut Vec<Command>,
     ) {
-        self.runs.change(runner, |run| run.trouble = Some(text.clone()));
+        self.runs.change(runner, |run| run.hindrance = Some(text.clone()));
         out.push(note(level, runner, text));
     }
 
@@ -125,7 +125,7 @@ impl Core {
         if let Some(Some(at)) = retry_at {
             if let Err(trouble) = result {
                 let text = format!("could not deregister, trying again: {}", trouble.what);
-                self.complain(Level::Warn, runner, text, out);
+                self.hindered(Level::Warn, runner, text, out);
             }
             self.timers.set(Timer::Registration(runner.clone()), at);
         }
@@ -260,7 +260,7 @@ impl Core {
             }
             (Some(failures), Err(trouble)) => {
                 let text = format!("could not keep the disk, trying again: {}", trouble.what);
-                self.complain(Level::Error, runner, text, out);
+                self.hindered(Level::Error, runner, text, out);
                 self.timers.set(Timer::Disk(runner.clone()), now + retry_pause(failures));
             }
             (None, Err(_)) | (Some(_), Ok(_)) => {}
@@ -322,7 +322,7 @@ impl Core {
         });
         if let (Some(Some(failures)), Err(trouble)) = (failures, result) {
             let text = format!("could not remove the disk, trying again: {}", trouble.what);
-            self.complain(Level::Error, runner, text, out);
+            self.hindered(Level::Error, runner, text, out);
             self.timers.set(Timer::Disk(runner.clone()), now + retry_pause(failures));
         }
         self.forget_when_settled(now, runner, out);

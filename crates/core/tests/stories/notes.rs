@@ -166,7 +166,7 @@ fn a_removal_that_fails_or_has_no_answer() {
     world.run_event(&runner, RunEvent::Deregistered(Err(trouble())));
     let text = "could not deregister, trying again: it rains";
     world.expect_note(Level::Warn, text);
-    assert_eq!(world.core.view(world.now).runs.remove(0).trouble.as_deref(), Some(text));
+    assert_eq!(world.core.view(world.now).runs.remove(0).hindrance.as_deref(), Some(text));
     world.after(11 * MINUTE);
     world.expect_note(Level::Warn, "GitHub does not answer to the runner's removal: asking again");
 }
@@ -187,7 +187,7 @@ fn disks_that_fill_up_or_fail() {
     world.run_event(&runner, RunEvent::Promoted(Err(trouble())));
     let text = "could not keep the disk, trying again: it rains";
     world.expect_note(Level::Error, text);
-    assert_eq!(world.core.view(world.now).runs.remove(0).trouble.as_deref(), Some(text));
+    assert_eq!(world.core.view(world.now).runs.remove(0).hindrance.as_deref(), Some(text));
     world.run_event(&runner, RunEvent::Promoted(Ok(Generation(1))));
     world.expect_note(Level::Info, "its disk is now generation 000001");
     world.event(Event::HostMeasured { free_disk: Bytes::mib(10), run_disks: Default::default() });

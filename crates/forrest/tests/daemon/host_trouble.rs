@@ -114,9 +114,9 @@ async fn a_full_disk_delays_a_promotion() {
     fill(&unmovable);
     testbed.sim.clear_faults();
     let told = |status: &Status| {
-        let trouble = status.view.runs.iter().find_map(|run| run.trouble.as_ref())?;
-        (trouble.contains("could not keep the disk, trying again")
-            && trouble.contains("No space left"))
+        let hindrance = status.view.runs.iter().find_map(|run| run.hindrance.as_ref())?;
+        (hindrance.contains("could not keep the disk, trying again")
+            && hindrance.contains("No space left"))
         .then_some(())
     };
     testbed.wait(STEP, "a word about it", told).await.expect("it is told");

@@ -203,9 +203,10 @@ impl Page {
                 self.note(&format!("PAUSED by the host: {}", one_line(paused)), Paint::red);
             }
             if let Some(trouble) = &run.trouble {
-                // Once its guest is gone, it is Forrest that has trouble with it.
-                let says = if run.times.vm_exited.is_some() { "" } else { "says: " };
-                self.note(&format!("{says}{}", one_line(trouble)), Paint::yellow);
+                self.note(&format!("says: {}", one_line(trouble)), Paint::yellow);
+            }
+            if let Some(hindrance) = &run.hindrance {
+                self.note(&one_line(hindrance), Paint::yellow);
             }
         }
     }
