@@ -175,6 +175,8 @@ impl Executors {
 
     /// Removes the run's disks, after the virtual machine that was restored for a runner which never came.
     pub(crate) async fn discard(self, run: Arc<RunContext>) {
+        // A runner that GitHub does not let go of keeps its run, but nobody else's turn.
+        run.end_turn();
         let discarded = match machines::end(run.dir.path(), Ending::IfUnused).await {
             Ok(()) => {
                 let run = Arc::clone(&run);

@@ -92,7 +92,7 @@ impl Executors {
     pub(super) async fn restore(&self, run: &RunContext) {
         let turn = tokio::time::timeout(TURN_MAX, Arc::clone(&self.turns).acquire_owned());
         if let Ok(Ok(turn)) = turn.await {
-            run.turn(Some(turn));
+            run.take_turn(turn);
         }
         match spawn_shim(&self.host.supervisor, run.dir.path()).await {
             Ok(_) => drop(run.restored.set(())),
@@ -105,30 +105,30 @@ impl Executors {
     /// Follows a virtual machine until it is gone, in a task of its own that ends with the daemon.
     pub(crate) fn watch(self, run: Arc<RunContext>) {
         tokio::spawn(async move {
-            loop {
-                match self.follow(&run).await {
-                    Ok(outcome) => {
-                        run.turn(None);
-                        return self.answer(&run, RunEvent::VmExited(vm_end(&outcome))).await;
-                    }
-                    Err(error) => tracing::debug!(runner = %run.runner, %error, "not followed"),
-                }
-                let dir = run.dir.path().to_owned();
-                match blocking(move || run_dir::classify(&dir)).await {
-                    Ok(RunDirState::Live) => tokio::time::sleep(RECONNECT_PAUSE).await,
-                    Ok(RunDirState::Over(outcome)) => {
-                        return self.answer(&run, RunEvent::VmExited(vm_end(&outcome))).await;
-                    }
-                    Ok(RunDirState::Lost | RunDirState::NeverStarted) => {
-                        return self.answer(&run, RunEvent::VmExited(supervisor_lost(now()))).await;
-                    }
-                    Err(error) => {
-                        tracing::error!(runner = %run.runner, %error, "its end cannot be read");
-                        return self.answer(&run, RunEvent::VmExited(supervisor_lost(now()))).await;
-                    }
+            let end = self.end_of(&run).await;
+            run.end_turn();
+            self.answer(&run, RunEvent::VmExited(end)).await;
+        });
+    }
+
+    /// Waits for the end of a virtual machine.
+    async fn end_of(&self, run: &RunContext) -> VmEnd {
+        loop {
+            match self.follow(run).await {
+                Ok(outcome) => return vm_end(&outcome),
+                Err(error) => tracing::debug!(runner = %run.runner, %error, "not followed"),
+            }
+            let dir = run.dir.path().to_owned();
+            match blocking(move || run_dir::classify(&dir)).await {
+                Ok(RunDirState::Live) => tokio::time::sleep(RECONNECT_PAUSE).await,
+                Ok(RunDirState::Over(outcome)) => return vm_end(&outcome),
+                Ok(RunDirState::Lost | RunDirState::NeverStarted) => return supervisor_lost(now()),
+                Err(error) => {
+                    tracing::error!(runner = %run.runner, %error, "its end cannot be read");
+                    return supervisor_lost(now());
                 }
             }
-        });
+        }
     }
 
     async fn follow(&self, run: &RunContext) -> Result<Box<Outcome>, VmError> {
@@ -163,7 +163,7 @@ impl Executors {
             Happened::VmStarted => RunEvent::VmStarted { restored },
             Happened::GuestReady => RunEvent::GuestReady,
             Happened::RunnerStarted => {
-                run.turn(None);
+                run.end_turn();
                 RunEvent::RunnerStarted
             }
             Happened::GuestError { text } => RunEvent::GuestError(text),

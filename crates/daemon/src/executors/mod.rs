@@ -122,9 +122,13 @@ impl RunContext {
         }
     }
 
-    /// Takes its turn, or lets the next one have it.
-    fn turn(&self, turn: Option<OwnedSemaphorePermit>) {
-        *self.turn.lock().unwrap_or_else(PoisonError::into_inner) = turn;
+    fn take_turn(&self, turn: OwnedSemaphorePermit) {
+        *self.turn.lock().unwrap_or_else(PoisonError::into_inner) = Some(turn);
+    }
+
+    /// Lets another guest have its turn, if it has one.
+    fn end_turn(&self) {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     /// Whether its guest was restored, or is about to be, ahead of its registration.
