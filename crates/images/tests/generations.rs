@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 
-use forrest_core::model::{Bytes, Generation, ImageRef, Timestamp};
+use forrest_core::model::{Bytes, Generation, ImageRef, StartImage, Timestamp};
 use forrest_images::{Driver, ImageError, MAX_BACKING_DEPTH, Origin, Store, StoreOptions};
+use tempfile::TempDir;
 
 #[expect(dead_code, reason = "each test binary uses some of it")]
 mod fixture;
@@ -12,6 +13,16 @@ mod fixture;
 use fixture::*;
 
 const MIB: u64 = 1 << 20;
+
+/// A store with overlays, and a src image of 1 MiB.
+fn with_src() -> (TempDir, Store, StartImage) {
+    let dir = build_dir();
+    let store = open_with(dir.path(), Driver::Qcow2Overlay, None);
+    let src = dir.path().join("src.raw");
+    raw_image(&src, Bytes::mib(1));
+    let start = store.src_image(&src).expect("a raw image");
+    (dir, store, start)
+}
 
 #[test]
 fn long_chains_are_written_out_as_one_file() {
@@ -47,11 +58,7 @@ fn long_chains_are_written_out_as_one_file() {
 
 #[test]
 fn generations_only_grow_and_can_be_gone_back_to() {
-    let dir = build_dir();
-    let store = open_with(dir.path(), Driver::Qcow2Overlay, None);
-    let src = dir.path().join("src.raw");
-    raw_image(&src, Bytes::mib(1));
-    let start = store.src_image(&src).expect("a raw image");
+    let (dir, store, start) = with_src();
     let m = machine("o/r/m");
     let mut number = 0;
     let mut next = || {
@@ -110,11 +117,7 @@ fn generations_only_grow_and_can_be_gone_back_to() {
 
 #[test]
 fn generations_that_were_replaced_long_ago_are_removed() {
-    let dir = build_dir();
-    let store = open_with(dir.path(), Driver::Qcow2Overlay, None);
-    let src = dir.path().join("src.raw");
-    raw_image(&src, Bytes::mib(1));
-    let start = store.src_image(&src).expect("a raw image");
+    let (dir, store, start) = with_src();
     let m = machine("o/r/m");
     for number in 1..=4 {
         promote(&store, &forked(&store, &start, number, Bytes::mib(1)).0);
@@ -139,11 +142,7 @@ fn generations_that_were_replaced_long_ago_are_removed() {
 
 #[test]
 fn generations_that_somebody_needs_are_not_removed() {
-    let dir = build_dir();
-    let store = open_with(dir.path(), Driver::Qcow2Overlay, None);
-    let src = dir.path().join("src.raw");
-    raw_image(&src, Bytes::mib(1));
-    let start = store.src_image(&src).expect("a raw image");
+    let (dir, store, start) = with_src();
     let m = machine("o/r/m");
     promote(&store, &forked(&store, &start, 1, Bytes::mib(1)).0);
     let first = store.machine_image(&m).expect("readable").expect("a machine image");
@@ -256,11 +255,7 @@ fn a_machine_image_of_the_earlier_layout_is_taken_over() {
 
 #[test]
 fn many_promotions_at_once_get_a_number_each() {
-    let dir = build_dir();
-    let store = open_with(dir.path(), Driver::Qcow2Overlay, None);
-    let src = dir.path().join("src.raw");
-    raw_image(&src, Bytes::mib(1));
-    let start = store.src_image(&src).expect("a raw image");
+    let (_dir, store, start) = with_src();
     let m = machine("o/r/m");
     let generations: BTreeSet<Generation> = std::thread::scope(|scope| {
         let one = |number| {

@@ -8,7 +8,7 @@ mod flush;
 mod outside;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use forrest_testbed::{MachinePlan, Plan, Testbed};
@@ -157,23 +157,10 @@ fn report_path(root: &Path) -> PathBuf {
 }
 
 /// The same, in there.
-pub fn inside() -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let result = runtime.context("could not start the asynchronous runtime").and_then(|runtime| {
-        let result = runtime.block_on(play());
-        runtime.shutdown_background();
-        result
-    });
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("security: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-async fn play() -> Result<()> {
+///
+/// # Errors
+/// Where something does not work that should.
+pub async fn inside() -> Result<()> {
     let root = forrest_testbed::repository_root();
     let dir = root.join("target/security/egress");
     if dir.exists() {

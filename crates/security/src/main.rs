@@ -28,16 +28,18 @@ const PARTS: &[&str] = &["binary", "fuzz", "webhook", "guests", "egress"];
 
 fn main() -> ExitCode {
     let parts: Vec<String> = std::env::args().skip(1).collect();
-    if parts == [egress::INSIDE] {
-        return egress::inside();
-    }
-    if let Some(unknown) = parts.iter().find(|part| !PARTS.contains(&part.as_str())) {
+    let inside = parts == [egress::INSIDE];
+    let unknown = parts.iter().find(|part| !PARTS.contains(&part.as_str()));
+    if let Some(unknown) = unknown.filter(|_| !inside) {
         eprintln!("security: {unknown:?} is none of: {}", PARTS.join(" "));
         return ExitCode::from(64);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = runtime.context("could not start the asynchronous runtime").and_then(|runtime| {
-        let result = runtime.block_on(attack(&parts));
+        let result = runtime.block_on(async {
+            // What was seen in there is told by who has started it.
+            if inside { egress::inside().await.map(|()| 0) } else { attack(&parts).await }
+        });
         runtime.shutdown_background();
         result
     });

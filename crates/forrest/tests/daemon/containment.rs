@@ -3,16 +3,12 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
 
 use forrest_core::model::RunnerName;
 use forrest_daemon::control::Status;
 use forrest_testbed::{Plan, Testbed};
 
-use crate::scene::{BUILD, STEP, booting, end, machine, plan, queue, reconfigure};
-
-/// Pause between two looks at the kernel's packet filter.
-const LOOK_PAUSE: Duration = Duration::from_millis(10);
+use crate::scene::{BUILD, STEP, booting, end, machine, plan, queue, reconfigure, run_dir, until};
 
 /// A plan whose guests can be confined; `None`, said loudly, where that takes privileges or `nft` that
 /// are not there.
@@ -45,19 +41,6 @@ fn nft(arguments: &[&str]) -> Option<String> {
 /// A table of the kernel's packet filter; empty where there is none.
 fn table(name: &str) -> String {
     nft(&["-s", "list", "table", "inet", name]).unwrap_or_default()
-}
-
-async fn until(what: &str, mut happened: impl FnMut() -> bool) {
-    let look = async {
-        while !happened() {
-            tokio::time::sleep(LOOK_PAUSE).await;
-        }
-    };
-    tokio::time::timeout(STEP, look).await.unwrap_or_else(|_| panic!("{what} does not happen"));
-}
-
-fn run_dir(testbed: &Testbed, runner: &RunnerName) -> PathBuf {
-    testbed.plan().base_dir().join("runs").join(BUILD).join(runner.as_str())
 }
 
 /// The user that a run's QEMU runs as, from the supervisor's log.

@@ -1,6 +1,6 @@
 //! What a guest and its runner do, done in their place: the guests of these stories never do anything.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use forrest_core::model::RunnerName;
@@ -10,7 +10,7 @@ use forrest_vm::client::ShimClient;
 use github_sim::model::{ApiEffect, ApiFault, Assignment, Conclusion, JobId, When};
 use github_sim::runner::VirtualRunner;
 
-use crate::scene::{BUILD, LOOK_PAUSE, STEP, booting, polled, queue};
+use crate::scene::{BUILD, STEP, booting, polled, queue, run_dir, until};
 
 /// Waits until a run is in this state.
 pub async fn reached(testbed: &Testbed, state: &str) -> RunnerName {
@@ -19,10 +19,6 @@ pub async fn reached(testbed: &Testbed, state: &str) -> RunnerName {
         Some(run.runner.clone())
     };
     testbed.wait(STEP, &format!("a run that is {state}"), found).await.expect("it gets there")
-}
-
-pub fn run_dir(testbed: &Testbed, runner: &RunnerName) -> PathBuf {
-    testbed.plan().base_dir().join("runs").join(BUILD).join(runner.as_str())
 }
 
 /// The runner of a guest that does nothing, connected in its place.
@@ -71,12 +67,8 @@ pub async fn about_to_keep_its_disk(plan: Plan) -> Option<(Testbed, JobId, Runne
 pub async fn shut_down(testbed: &Testbed, runner: &RunnerName) {
     // A button that is pressed while the firmware still runs is not minded by anybody.
     let console = run_dir(testbed, runner).join("log.txt");
-    let up = async {
-        while !std::fs::read_to_string(&console).is_ok_and(|text| text.contains(OBEYS)) {
-            tokio::time::sleep(LOOK_PAUSE).await;
-        }
-    };
-    tokio::time::timeout(STEP, up).await.expect("the guest comes up");
+    let is_up = || std::fs::read_to_string(&console).is_ok_and(|text| text.contains(OBEYS));
+    until("the guest's coming up", is_up).await;
     let mut shim = ShimClient::connect(&run_dir(testbed, runner)).await.expect("a supervisor");
     shim.power_down().await.expect("the button is pressed");
 }

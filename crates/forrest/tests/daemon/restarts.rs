@@ -4,11 +4,13 @@
 use forrest_core::event::EndReason;
 use forrest_core::model::Generation;
 use forrest_testbed::Testbed;
-use github_sim::model::{ApiEffect, ApiFault, Conclusion, When};
+use github_sim::model::{ApiEffect, ApiFault, Conclusion, JobId, When};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::hands::{about_to_keep_its_disk, generations, reached, run_dir, runner_of, shut_down};
-use crate::scene::{BUILD, LOOK_PAUSE, STEP, booting, end, logged, plan, polled, queue, testbed};
+use crate::hands::{about_to_keep_its_disk, generations, reached, runner_of, shut_down};
+use crate::scene::{
+    BUILD, STEP, booting, end, logged, plan, polled, queue, run_dir, testbed, until,
+};
 
 /// Kills the daemon, and starts another one from a copy of the program.
 async fn upgrade(testbed: &mut Testbed) {
@@ -91,14 +93,7 @@ async fn while_a_disk_is_promoted() {
     shut_down(&testbed, &runner).await;
     reached(&testbed, "promoting").await;
     testbed.daemon.take().expect("a daemon").kill().await.expect("killed");
-    testbed.sim.clear_faults();
-    testbed.start_daemon().await.expect("it starts again");
-
-    let run = testbed.finished(job, STEP).await.expect("the run is settled");
-    assert_eq!((run.end, run.result), (EndReason::GuestShutdown, Some(Generation(1))));
-    upgrade(&mut testbed).await;
-    assert_eq!(generations(&testbed), 1);
-    end(testbed).await;
+    becomes_an_image_once(testbed, job).await;
 }
 
 /// Killed while a disk is read back: it has heard of the guest's end, and gets no further. The next one reads
@@ -113,13 +108,13 @@ async fn while_a_disk_is_read_back() {
     kill_process(pid.expect("a process id"), Signal::STOP).expect("stopped");
     shut_down(&testbed, &runner).await;
     let outcome = run_dir(&testbed, &runner).join("outcome.json");
-    let ended = async {
-        while !outcome.exists() {
-            tokio::time::sleep(LOOK_PAUSE).await;
-        }
-    };
-    tokio::time::timeout(STEP, ended).await.expect("the guest ends");
+    until("the guest's end", || outcome.exists()).await;
     daemon.kill().await.expect("killed");
+    becomes_an_image_once(testbed, job).await;
+}
+
+/// Another daemon finds the disk of the job's run, and the one after that nothing to do.
+async fn becomes_an_image_once(mut testbed: Testbed, job: JobId) {
     testbed.sim.clear_faults();
     testbed.start_daemon().await.expect("it starts again");
 

@@ -13,8 +13,8 @@ use github_sim::model::{JobId, WebhookEffect, WebhookFault, When};
 pub const BUILD: &str = "acme/widgets/build";
 /// How long any step may take on a busy host.
 pub const STEP: Duration = Duration::from_secs(60);
-/// Pause between two looks at a log or a directory.
-pub const LOOK_PAUSE: Duration = Duration::from_millis(20);
+/// Pause between two looks at a log, a directory, or what the kernel says.
+const LOOK_PAUSE: Duration = Duration::from_millis(20);
 
 /// The repository's root.
 pub fn root() -> PathBuf {
@@ -87,13 +87,28 @@ pub async fn booting(testbed: &Testbed, machine: &str) -> RunnerName {
 /// Waits until the log has all these words in one line or in lines that belong together.
 pub async fn logged(testbed: &Testbed, words: &str) {
     let log = || std::fs::read_to_string(testbed.log()).unwrap_or_default();
-    let found = async {
-        while !log().contains(words) {
+    let found = happens(|| log().contains(words)).await;
+    assert!(found, "{words:?} is not in the log:\n{}", log());
+}
+
+/// Waits until something is so that nobody tells of.
+pub async fn until(what: &str, is_so: impl FnMut() -> bool) {
+    assert!(happens(is_so).await, "{what} does not happen");
+}
+
+/// Whether it is so within a [`STEP`].
+async fn happens(mut is_so: impl FnMut() -> bool) -> bool {
+    let look = async {
+        while !is_so() {
             tokio::time::sleep(LOOK_PAUSE).await;
         }
     };
-    let found = tokio::time::timeout(STEP, found).await;
-    assert!(found.is_ok(), "{words:?} is not in the log:\n{}", log());
+    tokio::time::timeout(STEP, look).await.is_ok()
+}
+
+/// The directory of a run of [`BUILD`].
+pub fn run_dir(testbed: &Testbed, runner: &RunnerName) -> PathBuf {
+    testbed.plan().base_dir().join("runs").join(BUILD).join(runner.as_str())
 }
 
 /// The configuration with some of its text replaced, in force or not.

@@ -4,12 +4,12 @@ use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
-use forrest_core::snapshots::{Snapshot, SnapshotState};
+use forrest_core::snapshots::SnapshotState;
 use forrest_daemon::control::Status;
 use forrest_testbed::{MachinePlan, QueuedJob, Testbed};
 use github_sim::model::Conclusion;
 
-use crate::scene::{GUEST_LIFE, assert_clean, plan_on_xfs};
+use crate::scene::{GUEST_LIFE, assert_clean, complete_snapshots, plan_on_xfs, snapshot_of};
 
 const BUILD: &str = "acme/widgets/build";
 /// What is left of the file system: less than half of what a snapshot takes.
@@ -38,13 +38,9 @@ fn fill(path: &Path) {
     panic!("{} does not get full", path.display());
 }
 
-fn snapshot_of(status: &Status) -> Option<&Snapshot> {
-    status.view.machines.iter().find(|m| m.name.to_string() == BUILD)?.snapshot.as_ref()
-}
-
 /// Waits until the snapshot is in this state.
 async fn reached(testbed: &Testbed, what: &str, wanted: impl Fn(&SnapshotState) -> bool) {
-    let reached = |status: &Status| wanted(&snapshot_of(status)?.state).then_some(());
+    let reached = |status: &Status| wanted(&snapshot_of(status, BUILD)?.state).then_some(());
     testbed.wait(GUEST_LIFE, what, reached).await.expect("it gets there");
 }
 
@@ -62,7 +58,7 @@ async fn a_full_disk_delays_a_snapshot() {
     let unmovable = xfs.path().join("somebody-elses");
     fill(&unmovable);
 
-    let why = |status: &Status| snapshot_of(status)?.trouble.clone();
+    let why = |status: &Status| snapshot_of(status, BUILD)?.trouble.clone();
     let why = testbed.wait(GUEST_LIFE, "a word about it", why).await.expect("it is told");
     assert!(why.contains("disk full") || why.contains("No space left"), "{why}");
     let job = testbed.queue(BUILD, QueuedJob::push("patient", &["echo served"])).expect("queued");
@@ -71,9 +67,8 @@ async fn a_full_disk_delays_a_snapshot() {
         format!("{:?}", machine.waiting).contains("Disk").then_some(())
     };
     testbed.wait(GUEST_LIFE, "a job that waits for room", waits).await.expect("it waits");
-    let complete = std::fs::read_dir(testbed.plan().base_dir().join("snapshots")).expect("some");
-    let complete = complete.flatten().filter(|one| one.path().extension().is_none());
-    assert_eq!(complete.count(), 0, "an unfinished snapshot is taken for complete");
+    let complete = complete_snapshots(&testbed);
+    assert!(complete.is_empty(), "unfinished snapshots are taken for complete: {complete:?}");
 
     std::fs::remove_file(unmovable).expect("removed");
     testbed.finished(job, GUEST_LIFE).await.expect("the job ends");

@@ -1,8 +1,11 @@
 //! Where the stories are set.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use forrest_core::snapshots::Snapshot;
+use forrest_daemon::control::Status;
 use forrest_testbed::{MachinePlan, Plan, Testbed, Xfs};
 
 /// How long a guest's whole life may take, emulated on a busy machine.
@@ -56,9 +59,22 @@ pub async fn debian(story: &str, machines: &[&str]) -> Option<Testbed> {
     Some(Testbed::start(plan).await.expect("the testbed starts"))
 }
 
+/// What the status says of a machine type's snapshot.
+pub fn snapshot_of<'s>(status: &'s Status, machine: &str) -> Option<&'s Snapshot> {
+    status.view.machines.iter().find(|m| m.name.to_string() == machine)?.snapshot.as_ref()
+}
+
+/// The names of the snapshots that are complete.
+pub fn complete_snapshots(testbed: &Testbed) -> BTreeSet<String> {
+    let entries = std::fs::read_dir(testbed.plan().base_dir().join("snapshots"));
+    let names = entries.expect("a directory").flatten().map(|entry| entry.file_name());
+    // What is being built, or could not be, has an ending.
+    names.filter_map(|name| name.into_string().ok()).filter(|name| !name.contains('.')).collect()
+}
+
 /// Everything that a story leaves behind has to be as it should: no runner at GitHub, no run, no disk.
 pub async fn assert_clean(testbed: &Testbed) {
-    let idle = |status: &forrest_daemon::control::Status| status.view.runs.is_empty().then_some(());
+    let idle = |status: &Status| status.view.runs.is_empty().then_some(());
     testbed.wait(GUEST_LIFE, "the end of all runs", idle).await.expect("all runs end");
     assert!(testbed.sim.runners().is_empty(), "runners are left: {:?}", testbed.sim.runners());
     let disks = files_named(&testbed.plan().base_dir().join("runs"), "disk.img");

@@ -8,12 +8,14 @@ use std::time::Duration;
 use forrest_core::event::EndReason;
 use forrest_core::model::{Generation, ImageRef};
 use forrest_core::run::FinishedRun;
-use forrest_core::snapshots::{Snapshot, SnapshotState};
+use forrest_core::snapshots::SnapshotState;
 use forrest_daemon::control::Status;
 use forrest_testbed::{KEEP_DISK, MachinePlan, Plan, QueuedJob, Testbed, processes};
 use github_sim::model::{ApiEffect, ApiFault, JobId, When};
 
-use crate::scene::{GUEST_LIFE, assert_clean, plan, plan_on_xfs, root};
+use crate::scene::{
+    GUEST_LIFE, assert_clean, complete_snapshots, plan, plan_on_xfs, root, snapshot_of,
+};
 
 const BUILD: &str = "acme/widgets/build";
 /// Clones that are made at once.
@@ -56,29 +58,17 @@ except TimeoutError:
 PYTHON
 "#;
 
-fn snapshot_of(status: &Status) -> Option<&Snapshot> {
-    status.view.machines.iter().find(|m| m.name.to_string() == BUILD)?.snapshot.as_ref()
-}
-
 async fn ready(testbed: &Testbed) {
     let ready =
-        |status: &Status| (snapshot_of(status)?.state == SnapshotState::Ready).then_some(());
+        |status: &Status| (snapshot_of(status, BUILD)?.state == SnapshotState::Ready).then_some(());
     testbed.wait(GUEST_LIFE, "the snapshot", ready).await.expect("it is built");
-}
-
-/// The names of the snapshots that are complete.
-fn complete(testbed: &Testbed) -> BTreeSet<String> {
-    let entries = std::fs::read_dir(testbed.plan().base_dir().join("snapshots"));
-    let names = entries.expect("a directory").flatten().map(|entry| entry.file_name());
-    // What is being built, or could not be, has an ending.
-    names.filter_map(|name| name.into_string().ok()).filter(|name| !name.contains('.')).collect()
 }
 
 /// Waits for a snapshot that none of the old ones is: that those are outdated may not be known yet.
 async fn ready_anew(testbed: &Testbed, old: &BTreeSet<String>) {
     let anew = |status: &Status| {
-        let ready = snapshot_of(status)?.state == SnapshotState::Ready;
-        (ready && !complete(testbed).is_subset(old)).then_some(())
+        let ready = snapshot_of(status, BUILD)?.state == SnapshotState::Ready;
+        (ready && !complete_snapshots(testbed).is_subset(old)).then_some(())
     };
     testbed.wait(GUEST_LIFE, "a new snapshot", anew).await.expect("it is built");
 }
@@ -194,7 +184,7 @@ async fn a_damaged_snapshot_costs_a_cold_boot_and_no_job() {
     let status = testbed.client().status().await.expect("a status");
     let failed = status.view.finished.iter().filter(|run| run.end == EndReason::RestoreFailed);
     assert_eq!(failed.count(), 1, "{:?}", status.view.finished);
-    let snapshot = snapshot_of(&status).expect("it is configured");
+    let snapshot = snapshot_of(&status, BUILD).expect("it is configured");
     assert!(snapshot.fallbacks >= 1, "{snapshot:?}");
 
     ready(&testbed).await;
@@ -212,7 +202,7 @@ async fn a_template_may_change_while_clones_work() {
     copy_tree(&root().join("contrib/templates/generic"), &plan.template);
     let conf = plan.template.join("cloud-init/forrest.conf");
     let testbed = with_snapshot(plan, &[]).await;
-    let old = complete(&testbed);
+    let old = complete_snapshots(&testbed);
 
     let simulator = simulator(&testbed);
     let go_on = format!(

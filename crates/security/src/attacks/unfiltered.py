@@ -7,7 +7,7 @@ sent = 0
 end = time.monotonic() + 60
 while time.monotonic() < end:
     try:
-        sender.sendto(b"x", ("@ADDRESS@", 9))
+        sender.sendto(b"x", ("@ADDRESS@", @PORT@))
         sent += 1
     except OSError:
         pass

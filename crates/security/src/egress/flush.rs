@@ -29,7 +29,10 @@ const LOOK_PAUSE: Duration = Duration::from_millis(2);
 /// Where the guest does not send, or nft does not run.
 pub async fn attack(report: &mut Report, testbed: &Testbed, outside: &Outside) -> Result<()> {
     eprintln!("The filters are taken away ...");
-    let script = include_str!("../attacks/unfiltered.py").replace("@ADDRESS@", SINK.0);
+    let (port, address) = SINK;
+    let script = include_str!("../attacks/unfiltered.py")
+        .replace("@ADDRESS@", address)
+        .replace("@PORT@", &port.to_string());
     let job = testbed.queue(MACHINE, QueuedJob::pull_request("unfiltered", &[&step(&script)]))?;
     says(testbed, job, "SENDING").await?;
     let before = outside.arrivals().len();

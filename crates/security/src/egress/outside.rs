@@ -21,8 +21,8 @@ pub const OWN_V4: &str = "203.0.113.7";
 pub const OWN_V6: &str = "2606:4700:abcd::7";
 /// Its name server, as many have it: at a private address.
 pub const NAME_SERVER: &str = "10.99.0.53";
-/// Where packets are counted that nobody answers.
-pub const SINK: (&str, u16) = ("10.99.0.1", 9);
+/// Where packets are counted that nobody answers: a port and an address.
+pub const SINK: (u16, &str) = (9, "10.99.0.1");
 /// The most arrivals that the sink remembers.
 const ARRIVALS_MAX: usize = 1 << 20;
 
@@ -53,7 +53,7 @@ impl Outside {
     pub fn new(dir: &Path, targets: impl Iterator<Item = (u16, &'static str)>) -> Result<Self> {
         let far = far_network()?;
         let mut by_address: BTreeMap<IpAddr, Vec<u16>> = BTreeMap::new();
-        for (port, address) in targets.chain([(53, NAME_SERVER), SINK_TARGET]) {
+        for (port, address) in targets.chain([(53, NAME_SERVER), SINK]) {
             by_address.entry(address.parse()?).or_default().push(port);
         }
         let near = |address: &IpAddr| is(address, OWN_V4) || is(address, OWN_V6);
@@ -70,6 +70,7 @@ impl Outside {
             .collect();
         set_up(&far, &far_addresses, dir)?;
 
+        let sink = SocketAddr::new(SINK.1.parse()?, SINK.0);
         let outside = Self { came: Came::default(), arrivals: Arc::default(), far };
         let near: Vec<SocketAddr> = ["127.0.0.1", "::1", OWN_V4, OWN_V6]
             .iter()
@@ -83,14 +84,14 @@ impl Outside {
             .flat_map(|address| {
                 by_address[address].iter().map(|port| SocketAddr::new(*address, *port))
             })
-            .filter(|address| *address != sink())
+            .filter(|address| *address != sink)
             .collect();
-        outside.listen_far(far)?;
+        outside.listen_far(far, sink)?;
         Ok(outside)
     }
 
     /// Sockets belong to the network that they were made in: a thread makes them there.
-    fn listen_far(&self, addresses: Vec<SocketAddr>) -> Result<()> {
+    fn listen_far(&self, addresses: Vec<SocketAddr>, sink: SocketAddr) -> Result<()> {
         let network = File::open(format!("/proc/{}/ns/net", self.far.id()))?;
         let (came, arrivals) = (Arc::clone(&self.came), Arc::clone(&self.arrivals));
         let made = std::thread::spawn(move || -> Result<()> {
@@ -98,7 +99,7 @@ impl Outside {
             for address in addresses {
                 listen(address, &came)?;
             }
-            let sink = UdpSocket::bind(sink())?;
+            let sink = UdpSocket::bind(sink)?;
             std::thread::spawn(move || {
                 let mut buffer = [0; 64];
                 while sink.recv(&mut buffer).is_ok() {
@@ -130,13 +131,6 @@ impl Outside {
     pub fn arrivals(&self) -> Vec<Instant> {
         self.arrivals.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
-}
-
-const SINK_TARGET: (u16, &str) = (SINK.1, SINK.0);
-
-fn sink() -> SocketAddr {
-    let address = SINK.0.parse().unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED));
-    SocketAddr::new(address, SINK.1)
 }
 
 fn is(address: &IpAddr, text: &str) -> bool {
