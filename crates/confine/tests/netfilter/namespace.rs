@@ -17,6 +17,10 @@ use rustix::thread::{
 /// The host's public addresses here.
 pub const OWN_V4: &str = "203.0.113.7";
 pub const OWN_V6: &str = "2606:4700:abcd::7";
+/// The interface that leads there; not one of the first numbers, which the kernel gives.
+pub const OUTSIDE: u32 = 7;
+/// Its own on its link. One that the kernel gives itself is not usable for the first second or two.
+const LINK_LOCAL: &str = "fe80::7";
 /// How long an answer is waited for that does not come: nobody is out there.
 const NO_ANSWER: Duration = Duration::from_millis(200);
 
@@ -83,11 +87,13 @@ impl Namespace {
         move_into_link_name_space(network.as_fd(), network_only).expect("entered");
         let script = format!(
             "ip link set lo up
-             ip link add outside arp off type veth peer name far
+             ip link add outside index {OUTSIDE} arp off type veth peer name far
+             ip link set outside addrgenmode none
              ip link set far up
              ip link set outside up
              ip address add {OWN_V4}/24 dev outside
              ip address add {OWN_V6}/64 dev outside nodad
+             ip address add {LINK_LOCAL}/64 dev outside nodad
              ip route add default dev outside
              ip -6 route add default dev outside
              echo '0 2147483647' > /proc/sys/net/ipv4/ping_group_range"
