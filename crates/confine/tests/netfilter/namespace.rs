@@ -17,9 +17,10 @@ use rustix::thread::{
 /// The host's public addresses here.
 pub const OWN_V4: &str = "203.0.113.7";
 pub const OWN_V6: &str = "2606:4700:abcd::7";
-/// The interface that leads there; not one of the first numbers, which the kernel gives.
+/// The number of the interface that they are on; not one of the first, which the kernel gives.
 pub const OUTSIDE: u32 = 7;
-/// Its own on its link. One that the kernel gives itself is not usable for the first second or two.
+/// The host's address on that link. One that the kernel chooses cannot be used for the first second
+/// or two, while it is checked for duplicates.
 const LINK_LOCAL: &str = "fe80::7";
 /// How long an answer is waited for that does not come: nobody is out there.
 const NO_ANSWER: Duration = Duration::from_millis(200);
