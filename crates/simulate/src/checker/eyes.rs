@@ -37,6 +37,7 @@ impl World {
         checker.ended.clear();
         checker.refused.clear();
         checker.trouble.fill(None);
+        checker.unproven.fill(false);
     }
 
     /// The core takes in an event.
@@ -49,6 +50,10 @@ impl World {
                     checker.concluded.insert(job.id, conclusion);
                 }
                 checker.told = Some(job.id);
+                let claim = job.runner.as_ref().and_then(|runner| checker.claims.get(runner));
+                if let Some(claim) = claim {
+                    checker.unproven[claim.machine] = false;
+                }
             }
             Event::HostMeasured { free_disk, run_disks } => {
                 checker.measured = Some((*free_disk, run_disks.clone()));
@@ -100,6 +105,7 @@ impl World {
                 };
                 if let Some(machine) = machine.filter(|_| failed) {
                     checker.trouble[machine] = Some(now);
+                    checker.unproven[machine] = true;
                     checker.given_up(runner);
                 }
             }

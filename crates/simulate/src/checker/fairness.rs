@@ -52,8 +52,14 @@ impl World {
         let policy = core.policy();
         let Some(settings) = policy.machines.get(machine) else { return true };
         let Some(state) = view.machines.iter().find(|m| m.name == *machine) else { return true };
-        let failed = self.checker.trouble[self.place(machine)]
-            .is_some_and(|at| self.now.saturating_sub(at) < PAUSE_MAX);
+        let place = self.place(machine);
+        let claims = self.checker.claims.values();
+        // The one that is tried after failures is on its way, however long ago they were.
+        let tried = self.checker.unproven[place]
+            && claims.filter(|claim| claim.machine == place).any(|claim| claim.memory);
+        let failed = tried
+            || self.checker.trouble[place]
+                .is_some_and(|at| self.now.saturating_sub(at) < PAUSE_MAX);
         let live = |of: &dyn Fn(&MachineTypeName) -> bool| {
             core.runs().iter().filter(|run| run.holds_memory() && of(&run.machine)).count()
         };

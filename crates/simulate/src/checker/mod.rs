@@ -91,6 +91,8 @@ pub struct Checker {
     sent: VecDeque<u64>,
     /// When something last went wrong with a machine type's runs, as the present daemon was told.
     trouble: Vec<Option<u64>>,
+    /// Machine types of which no run is known to have had a job since then.
+    unproven: Vec<bool>,
     /// When the clock jumped last.
     jumped: u64,
     remembered: Option<Broken>,
@@ -134,6 +136,7 @@ impl Checker {
             answered: BTreeSet::new(),
             sent: VecDeque::new(),
             trouble: vec![None; machines.len()],
+            unproven: vec![false; machines.len()],
             jumped: 0,
             remembered: None,
             machines,
