@@ -174,31 +174,43 @@ impl Core {
     /// Promotes or discards a disk with a valid token as soon as its job's conclusion is known.
     pub(crate) fn conclude(&mut self, now: Timestamp, runner: &RunnerName, out: &mut Vec<Command>) {
         let Some(run) = self.runs.get(runner) else { return };
-        let RunState::Settling(Settling { disk: DiskDebt::AwaitingConclusion, job, .. }) =
-            &run.state
-        else {
-            return;
-        };
-        let Some(entry) = job.and_then(|id| self.jobs.get(id)) else { return };
-        if entry.phase != Phase::Done {
+        if !matches!(
+            run.state,
+            RunState::Settling(Settling { disk: DiskDebt::AwaitingConclusion, .. })
+        ) {
             return;
         }
+        match self.job_succeeded(runner) {
+            Some(true) => self.promote(runner, out),
+            Some(false) => self.discard_failed(runner, out),
+            None => return,
+        }
+        self.forget_when_settled(now, runner, out);
+    }
+
+    /// Whether the run's job succeeded; `None` while GitHub does not say.
+    fn job_succeeded(&self, runner: &RunnerName) -> Option<bool> {
+        let entry = self.jobs.get(self.runs.get(runner)?.job()?)?;
+        if entry.phase != Phase::Done {
+            return None;
+        }
         match entry.job.conclusion {
-            Some(Conclusion::Success) | None => self.promote(runner, out),
+            Some(Conclusion::Success) | None => Some(true),
             Some(
                 Conclusion::Failure
                 | Conclusion::Cancelled
                 | Conclusion::Skipped
                 | Conclusion::TimedOut
                 | Conclusion::Other,
-            ) => {
-                let text = "the persistence token is right, but the job did not succeed: \
-                            the disk is removed";
-                out.push(note(Level::Warn, runner, text.into()));
-                self.discard(runner, out);
-            }
+            ) => Some(false),
         }
-        self.forget_when_settled(now, runner, out);
+    }
+
+    fn discard_failed(&mut self, runner: &RunnerName, out: &mut Vec<Command>) {
+        let text =
+            "the persistence token is right, but the job did not succeed: the disk is removed";
+        out.push(note(Level::Warn, runner, text.into()));
+        self.discard(runner, out);
     }
 
     fn promote(&mut self, runner: &RunnerName, out: &mut Vec<Command>) {
@@ -237,10 +249,10 @@ impl Core {
                 settling.disk = DiskDebt::Settled(Some(*generation));
                 None
             }
-            (DiskDebt::Promoting { failures }, Err(_)) => {
-                let failures = failures.saturating_add(1);
-                settling.disk = DiskDebt::Promoting { failures };
-                Some(failures)
+            (DiskDebt::Promoting { failures: before }, Err(_)) => {
+                let before = *before;
+                settling.disk = DiskDebt::Promoting { failures: before.saturating_add(1) };
+                Some(before)
             }
             _ => None,
         });
@@ -253,15 +265,15 @@ impl Core {
                     self.image_changed(&machine, out);
                 }
             }
-            (Some(failures), Err(trouble)) if failures >= PROMOTE_ATTEMPTS => {
+            (Some(before), Err(trouble)) if before + 1 >= PROMOTE_ATTEMPTS => {
                 let text = format!("could not keep the disk, it is removed: {}", trouble.what);
                 out.push(note(Level::Error, runner, text));
                 self.discard(runner, out);
             }
-            (Some(failures), Err(trouble)) => {
+            (Some(before), Err(trouble)) => {
                 let text = format!("could not keep the disk, trying again: {}", trouble.what);
                 self.hindered(Level::Error, runner, text, out);
-                self.timers.set(Timer::Disk(runner.clone()), now + retry_pause(failures));
+                self.timers.set(Timer::Disk(runner.clone()), now + retry_pause(before));
             }
             (None, Err(_)) | (Some(_), Ok(_)) => {}
         }
@@ -313,17 +325,17 @@ impl Core {
                 settling.disk = DiskDebt::Settled(None);
                 None
             }
-            (DiskDebt::Discarding { failures }, Err(_)) => {
-                let failures = failures.saturating_add(1);
-                settling.disk = DiskDebt::Discarding { failures };
-                Some(failures)
+            (DiskDebt::Discarding { failures: before }, Err(_)) => {
+                let before = *before;
+                settling.disk = DiskDebt::Discarding { failures: before.saturating_add(1) };
+                Some(before)
             }
             _ => None,
         });
-        if let (Some(Some(failures)), Err(trouble)) = (failures, result) {
+        if let (Some(Some(before)), Err(trouble)) = (failures, result) {
             let text = format!("could not remove the disk, trying again: {}", trouble.what);
             self.hindered(Level::Error, runner, text, out);
-            self.timers.set(Timer::Disk(runner.clone()), now + retry_pause(failures));
+            self.timers.set(Timer::Disk(runner.clone()), now + retry_pause(before));
         }
         self.forget_when_settled(now, runner, out);
     }
@@ -337,6 +349,10 @@ impl Core {
         let Some(disk) = self.settling(runner, |settling| settling.disk.clone()) else { return };
         match disk {
             DiskDebt::AwaitingConclusion => self.promote_unless_news_may_come(now, runner, out),
+            // What GitHub did not say before the first try, it may have said by now.
+            DiskDebt::Promoting { .. } if self.job_succeeded(runner) == Some(false) => {
+                self.discard_failed(runner, out);
+            }
             DiskDebt::Promoting { .. } => self.promote(runner, out),
             DiskDebt::Discarding { .. } => self.discard(runner, out),
             DiskDebt::AwaitingPreparation | DiskDebt::ReadingBack | DiskDebt::Settled(_) => {}

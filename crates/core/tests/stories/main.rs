@@ -3,6 +3,7 @@
 mod adoption;
 mod clock;
 mod fencing;
+mod graces;
 mod health;
 mod limits;
 mod notes;
@@ -11,4 +12,5 @@ mod reports;
 mod scheduling;
 mod settling;
 mod snapshots;
+mod view;
 mod world;

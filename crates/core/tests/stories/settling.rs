@@ -2,7 +2,7 @@
 
 use forrest_core::event::{Deregistration, EndReason, Persist, Source};
 use forrest_core::model::{Conclusion, Generation, JobStatus, RunnerName};
-use forrest_core::{Command, RunEvent};
+use forrest_core::{Command, Level, RunEvent};
 
 use crate::world::*;
 
@@ -138,6 +138,22 @@ fn a_job_that_no_report_tells_of_is_believed_after_a_poll_in_vain() {
     world.polled(&[]);
     world.after(5 * MINUTE);
     world.expect(promote);
+}
+
+/// Found by the simulation (seed 205693): the disk was full, and before there was room GitHub told how the
+/// job had ended.
+#[test]
+fn a_failure_that_is_told_between_two_tries_ends_the_promotion() {
+    let mut world = World::new(&[("build", 4)]);
+    let runner = with_token(&mut world, None);
+    world.after(2 * HOUR);
+    world.expect(promote);
+    world.run_event(&runner, RunEvent::Promoted(Err(trouble())));
+    world.job_completed(1, "build", Some(&runner), Conclusion::Failure);
+    world.after(HOUR);
+    world.expect_none(promote);
+    world.expect(discard);
+    world.expect_note(Level::Warn, "the job did not succeed");
 }
 
 #[test]
