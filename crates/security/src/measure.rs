@@ -91,7 +91,7 @@ impl Privileges {
             capabilities: status_line(pid, "CapEff")?,
             no_new_privileges: status_line(pid, "NoNewPrivs")? == "1",
             system_calls_filtered: status_line(pid, "Seccomp")? == "2",
-            core_dumps: !cores.split_whitespace().any(|word| word == "0"),
+            core_dumps: cores.split_whitespace().nth(4) != Some("1"),
         })
     }
 

@@ -54,7 +54,7 @@ impl Limits {
             let limit = Rlimit { current: Some(most), maximum: Some(most) };
             setrlimit(resource, limit).map_err(|err| format!("could not bound {what}: {err}"))
         };
-        bound(Resource::Core, 0, "core dumps")?;
+        crate::dumps::bound().map_err(|err| format!("could not bound core dumps: {err}"))?;
         bound(Resource::Data, self.memory, "the memory")?;
         // Raising what the host allows takes a privilege that Forrest need not have.
         let allowed = rustix::process::getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);

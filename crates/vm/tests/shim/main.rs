@@ -432,7 +432,7 @@ async fn qemu_runs_as_another_user_without_privileges_and_still_dies_with_its_sh
     assert_eq!(field("Seccomp:"), "2");
     let limits = std::fs::read_to_string(format!("/proc/{qemu}/limits")).expect("limits");
     let core = limits.lines().find(|line| line.starts_with("Max core file size"));
-    assert!(core.is_some_and(|line| line.split_whitespace().nth(4) == Some("0")), "{core:?}");
+    assert!(core.is_some_and(|line| line.split_whitespace().nth(4) == Some("1")), "{core:?}");
     let environment = std::fs::read(format!("/proc/{qemu}/environ")).expect("environment");
     assert!(environment.starts_with(b"PATH=") && environment.len() < 500, "{environment:?}");
     let qemu = process(qemu);
