@@ -341,8 +341,10 @@ fn weigh(entry: &JobEntry, job: &Job, source: Source) -> Weight {
         && job.runner != entry.job.runner;
     match source {
         Source::Asked(at) if at < entry.asked_at => Weight::Stale,
-        // A webhook came after GitHub was asked: either may be the newer news.
-        Source::Asked(at) if at < entry.reported_at && (after < before || moved) => Weight::Unclear,
+        // A webhook came when or after GitHub was asked: either may be the newer news.
+        Source::Asked(at) if at <= entry.reported_at && (after < before || moved) => {
+            Weight::Unclear
+        }
         Source::Asked(_) => Weight::Counts,
         Source::Webhook => {
             let gates = |phase| matches!(phase, Phase::Held | Phase::Queued);

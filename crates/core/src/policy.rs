@@ -125,3 +125,25 @@ impl From<&MachineType> for Resources {
         Self::of(machine.ram, machine.cpus, machine.disk)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_is_counted_with_what_qemu_needs_beside_its_guest() {
+        let run = Resources::of(Bytes::gib(4), 2, Bytes::gib(10));
+        let overhead = Bytes::mib(166).0 + Bytes::gib(4).0 / 200;
+        assert_eq!(run.ram, Bytes(Bytes::gib(4).0 + overhead));
+        assert_eq!((run.cpus, run.disk), (2, Bytes::gib(10)));
+    }
+
+    #[test]
+    fn absurd_sizes_are_cut() {
+        let run = Resources::of(Bytes(u64::MAX), u32::MAX, Bytes(u64::MAX));
+        assert_eq!((run.cpus, run.disk), (CPUS_MAX, DISK_MAX));
+        assert!(run.ram > RAM_MAX && run.ram.0 < 2 * RAM_MAX.0);
+        let large = Resources::of(Bytes::gib(4096), 1024, Bytes::gib(1 << 17));
+        assert_eq!((large.cpus, large.disk), (1024, Bytes::gib(1 << 17)));
+    }
+}

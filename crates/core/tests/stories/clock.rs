@@ -1,17 +1,19 @@
 //! The host's clock jumps.
 
+use std::time::Duration;
+
 use forrest_core::event::{Deregistration, Source};
 use forrest_core::model::{Conclusion, JobStatus, Timestamp};
-use forrest_core::{Command, Event};
+use forrest_core::{Command, Event, Level};
 
 use crate::world::*;
 
-fn back(world: &mut World, by: std::time::Duration) {
+fn back(world: &mut World, by: Duration) {
     world.now = Timestamp(world.now.0 - by.as_millis() as u64);
     world.event(Event::Tick);
 }
 
-fn forward(world: &mut World, by: std::time::Duration) {
+fn forward(world: &mut World, by: Duration) {
     world.now = world.now + by;
     world.event(Event::Tick);
 }
@@ -76,8 +78,35 @@ fn a_guest_keeps_its_time_for_shutting_down_when_the_clock_is_set_forward() {
 fn a_small_step_back_is_no_step() {
     let mut world = World::new(&[("build", 4)]);
     world.idle(1, "build");
-    world.now = Timestamp(world.now.0 - 300);
-    world.event(Event::Tick);
+    back(&mut world, Duration::from_millis(300));
+    back(&mut world, Duration::from_millis(300));
+    assert!(!world.notes.iter().any(|note| note.text.contains("clock")), "{:?}", world.notes);
     world.after(5 * MINUTE + SECOND);
     world.expect(|c| matches!(c, Command::Deregister { .. }));
+    world.event(Event::Tick);
+    back(&mut world, SECOND);
+    world.expect_note(Level::Warn, "the host's clock was set back by 1 s");
+}
+
+#[test]
+fn a_deadline_that_is_met_a_minute_late_is_no_leap() {
+    for (late, leap) in [(MINUTE, false), (MINUTE + SECOND, true)] {
+        let mut world = World::new(&[("build", 4)]);
+        world.idle(1, "build");
+        world.now = world.core.next_deadline().expect("a poll, at least") + late;
+        world.event(Event::Tick);
+        let told = world.notes.iter().any(|note| note.text.contains("the host was asleep"));
+        assert_eq!(told, leap, "{late:?}");
+    }
+}
+
+#[test]
+fn an_answer_to_a_question_that_was_asked_a_while_ago_is_not_old() {
+    let mut world = World::new(&[("build", 4)]);
+    let runner = world.busy(1, "build");
+    world.after(SECOND);
+    let asked_at = world.now;
+    world.after(2 * SECOND);
+    world.report(world.job(1, "build", JobStatus::Queued), Source::Asked(asked_at));
+    assert_eq!(world.core.runs().get(&runner).and_then(|run| run.job()), None);
 }

@@ -2,7 +2,7 @@
 
 use forrest_core::event::EndReason;
 use forrest_core::model::{Conclusion, RunnerName};
-use forrest_core::{Command, RunEvent};
+use forrest_core::{Command, Level, RunEvent};
 
 use crate::world::*;
 
@@ -74,6 +74,7 @@ fn a_generation_whose_guests_stay_silent_is_taken_out_of_use() {
     world.expect_none(broken);
     silent_guests(&mut world, 1, ("build", 7));
     world.expect(broken);
+    world.expect_note(Level::Error, "taken out of use: 2 guests in a row: its guest did not");
     // The one before it is silent too: the fault may be elsewhere, so that takes more.
     silent_guests(&mut world, 7, ("build", 6));
     world.expect_none(broken);
@@ -93,6 +94,17 @@ fn a_generation_whose_guest_was_ready_once_is_not_at_fault() {
     world.exits(&runner, EndReason::GuestPanicked);
     settle(&mut world, &runner);
     silent_guests(&mut world, 5, ("build", 7));
+    world.expect_none(broken);
+}
+
+#[test]
+fn guests_of_different_images_are_not_counted_together() {
+    let mut world = World::new(&[("build", 1)]);
+    world.job_queued(1, "build");
+    for _ in 0..3 {
+        silent_guests(&mut world, 1, ("build", 7));
+        silent_guests(&mut world, 1, ("build", 6));
+    }
     world.expect_none(broken);
 }
 
@@ -137,6 +149,17 @@ fn guests_that_end_without_a_job_are_not_replaced_in_a_hurry() {
         world.after(10 * SECOND);
     }
     assert!(begun <= 10, "{begun} runs in ten minutes");
+}
+
+#[test]
+fn a_single_guest_that_ends_without_a_job_raises_no_doubt() {
+    let mut world = World::new(&[("build", 1)]);
+    let runner = world.idle(1, "build");
+    world.exits(&runner, EndReason::GuestShutdown);
+    world.job_queued(2, "build");
+    world.job_queued(3, "build");
+    world.after(2 * SECOND);
+    assert_eq!(world.count(|c| matches!(c, Command::Prepare { .. })), 3);
 }
 
 /// The run that was begun last, by its time.

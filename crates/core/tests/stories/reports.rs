@@ -152,6 +152,126 @@ fn a_job_whose_webhooks_are_all_lost_is_found_by_the_poll() {
     world.begun();
 }
 
+fn missing(world: &mut World, id: u64, asked_at: Timestamp) {
+    let repository = machine_name("build").repository().clone();
+    world.event(Event::JobMissing { repository, job: JobId(id), asked_at });
+}
+
+#[test]
+fn a_job_that_github_does_not_know_is_forgotten_unless_there_is_newer_news() {
+    let mut world = World::new(&[("build", 4)]);
+    world.after(SECOND);
+    let asked_at = world.now;
+    world.job_queued(1, "build");
+    missing(&mut world, 1, asked_at);
+    assert_eq!(phase(&world, 1), None, "asked when it was reported");
+    world.after(SECOND);
+    world.job_queued(2, "build");
+    missing(&mut world, 2, asked_at);
+    assert_eq!(phase(&world, 2), Some(Phase::Queued), "reported after GitHub was asked");
+    world.job_completed(2, "build", None, Conclusion::Success);
+    world.after(SECOND);
+    let now = world.now;
+    missing(&mut world, 2, now);
+    assert_eq!(phase(&world, 2), Some(Phase::Done), "GitHub may forget what is over");
+}
+
+#[test]
+fn a_doubled_report_of_a_running_job_changes_nothing() {
+    let mut world = World::new(&[("build", 4)]);
+    let runner = world.busy(1, "build");
+    world.notes.clear();
+    world.job_in_progress(1, "build", &runner);
+    world.expect_none(|c| matches!(c, Command::RecordJob { .. } | Command::FetchJob { .. }));
+    assert!(world.notes.is_empty(), "{:?}", world.notes);
+}
+
+#[test]
+fn a_late_webhook_of_a_queued_job_does_not_take_it_from_its_runner() {
+    let mut world = World::new(&[("build", 4)]);
+    let runner = world.busy(1, "build");
+    world.job_queued(1, "build");
+    world.is(&runner, "busy");
+    assert_eq!(phase(&world, 1), Some(Phase::Running));
+    world.expect_none(|c| matches!(c, Command::FetchJob { .. }));
+}
+
+#[test]
+fn a_doubled_report_may_know_more() {
+    let mut world = World::new(&[("build", 4)]);
+    world.job_queued(1, "build");
+    let more = Some("main".to_owned());
+    let job = Job { head_branch: more.clone(), ..world.job(1, "build", JobStatus::Queued) };
+    world.report(job, Source::Webhook);
+    assert_eq!(world.core.jobs().get(JobId(1)).expect("known").job.head_branch, more);
+}
+
+#[test]
+fn what_a_report_leaves_out_is_known_from_the_one_before() {
+    let mut world = World::new(&[("build", 4)]);
+    let text = |text: &str| Some(text.to_owned());
+    let whole = Job {
+        name: text("build"),
+        workflow_name: text("CI"),
+        head_branch: text("main"),
+        head_sha: text("0a1b2c"),
+        ..world.job(1, "build", JobStatus::Queued)
+    };
+    world.report(whole.clone(), Source::Webhook);
+    let runner = world.begun();
+    world.boots(&runner, src());
+    world.run_event(&runner, forrest_core::RunEvent::GuestReady);
+    let bare = Job {
+        name: None,
+        labels: std::iter::empty::<&str>().collect(),
+        created_at: None,
+        ..world.job(1, "build", JobStatus::InProgress)
+    };
+    world.report(Job { runner: Some(runner.clone()), ..bare.clone() }, Source::Webhook);
+    world.report(Job { status: JobStatus::Completed, ..bare }, Source::Webhook);
+    let status = JobStatus::Completed;
+    let known = Job { status, runner: Some(runner.clone()), ..whole };
+    assert_eq!(world.core.jobs().get(JobId(1)).expect("known").job, known);
+    world.is(&runner, "finishing");
+}
+
+#[test]
+fn answers_to_one_question_complete_each_other() {
+    let mut world = World::new(&[("build", 4)]);
+    let runner = world.idle(1, "build");
+    world.after(SECOND);
+    let asked = Source::Asked(world.now);
+    world.report(world.job(1, "build", JobStatus::Queued), asked);
+    let job = Job { runner: Some(runner.clone()), ..world.job(1, "build", JobStatus::InProgress) };
+    world.report(job, asked);
+    world.is(&runner, "busy");
+}
+
+#[test]
+fn an_answer_is_doubted_only_where_it_contradicts_a_webhook_that_came_meanwhile() {
+    let mut world = World::new(&[("build", 4)]);
+    let asked = Source::Asked(world.now);
+    world.after(SECOND);
+    let runner = world.busy(1, "build");
+    world.job_queued(2, "build");
+    let fetch = |c: &Command| matches!(c, Command::FetchJob { .. });
+    world.report(world.job(2, "build", JobStatus::Queued), asked);
+    world.expect_none(fetch);
+    // At the same moment is not after it.
+    world.report(world.job(1, "build", JobStatus::Queued), Source::Asked(world.now));
+    world.expect(fetch);
+    world.is(&runner, "busy");
+}
+
+#[test]
+fn another_runners_finished_job_is_not_taken_for_ours() {
+    let mut world = World::new(&[("build", 4)]);
+    world.finishing(1, "build", Conclusion::Success);
+    let runner = world.idle(2, "build");
+    world.exits(&runner, forrest_core::event::EndReason::GuestShutdown);
+    assert_eq!(world.core.runs().get(&runner).and_then(|run| run.job()), None);
+}
+
 #[test]
 fn a_report_of_a_job_that_no_machine_type_serves_is_left_alone() {
     let mut world = World::new(&[("build", 4)]);

@@ -127,6 +127,17 @@ fn runners_that_no_job_is_left_for_make_room() {
 }
 
 #[test]
+fn a_runner_whose_job_is_cancelled_makes_room_for_one_that_waits_already() {
+    let mut world = World::new(&[("build", 10), ("test", 10)]);
+    let runner = world.idle(1, "build");
+    world.job_queued(2, "test");
+    world.after(MINUTE);
+    world.expect_none(|c| matches!(c, Command::Deregister { .. }));
+    world.job_completed(1, "build", None, Conclusion::Cancelled);
+    world.expect_deregister(&runner);
+}
+
+#[test]
 fn a_limit_of_one_run_does_not_let_an_idle_runner_block_another_machine_type() {
     let mut world = World::new(&[("build", 1), ("test", 1)]);
     world.configure(|policy| {
@@ -153,6 +164,21 @@ fn the_disk_may_fill_up_but_not_be_promised_twice() {
     world.expect_no_run();
     assert!(matches!(waits_for(&world, "build"), Some(Waiting::Disk { .. })));
     world.event(measured(21));
+    world.begun();
+}
+
+#[test]
+fn a_disk_that_is_removed_makes_room_at_once() {
+    let mut world = World::new(&[("build", 1)]);
+    let run_disks = std::collections::BTreeMap::new();
+    world.event(Event::HostMeasured { free_disk: Bytes::gib(21), run_disks });
+    let first = world.busy(1, "build");
+    world.busy(2, "build");
+    world.job_queued(3, "build");
+    assert!(matches!(waits_for(&world, "build"), Some(Waiting::Disk { .. })));
+    world.exits(&first, EndReason::GuestPanicked);
+    world.expect_no_run();
+    world.run_event(&first, RunEvent::Discarded(Ok(())));
     world.begun();
 }
 
@@ -220,4 +246,18 @@ fn a_base_that_is_always_about_to_change_starves_nobody() {
         world.finishing(1000 + id * 100, "base", Conclusion::Success);
     }
     panic!("the derived machine type never got a run");
+}
+
+#[test]
+fn a_job_that_waits_for_its_base_keeps_nobody_from_the_room_it_cannot_use() {
+    let mut world = World::new(&[("base", 1), ("derived", 15), ("small", 1)]);
+    world.configure(|policy| {
+        let derived = policy.machines.get_mut(&machine_name("derived")).expect("it is there");
+        derived.base_machine = Some(machine_name("base"));
+    });
+    world.busy(101, "base");
+    world.job_queued(102, "derived");
+    world.after(HOUR);
+    world.job_queued(900, "small");
+    assert_eq!(begun_machine(&mut world).1, "small");
 }

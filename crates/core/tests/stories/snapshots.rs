@@ -1,8 +1,11 @@
 //! Snapshots of booted guests.
 
-use forrest_core::model::{Generation, ImageRef};
+use std::collections::BTreeMap;
+
+use forrest_core::event::EndReason;
+use forrest_core::model::{Bytes, Generation, ImageRef, RunnerName};
 use forrest_core::snapshots::BuildTrouble;
-use forrest_core::{Command, Event};
+use forrest_core::{Command, Event, RunEvent};
 
 use crate::world::*;
 
@@ -24,6 +27,45 @@ fn building() -> World {
     world.event(Event::SnapshotChecked { machine: machine_name("build"), fits: Ok(false) });
     world.expect(build);
     world
+}
+
+/// A machine type of 10 GiB that wants a snapshot, while a run has all of that room.
+fn without_room() -> (World, RunnerName) {
+    let mut world = World::new(&[("build", 10), ("test", 10)]);
+    let runner = world.busy(1, "test");
+    world.configure(|policy| {
+        policy.machines.get_mut(&machine_name("build")).expect("it is there").snapshot = true;
+    });
+    world.event(Event::SnapshotChecked { machine: machine_name("build"), fits: Ok(false) });
+    world.expect_none(build);
+    (world, runner)
+}
+
+#[test]
+fn a_snapshot_is_built_as_soon_as_a_run_leaves_its_room() {
+    let (mut world, runner) = without_room();
+    world.exits(&runner, EndReason::GuestPanicked);
+    world.expect(build);
+}
+
+#[test]
+fn a_snapshot_is_built_as_soon_as_a_run_leaves_its_disk() {
+    let (mut world, runner) = without_room();
+    world.event(Event::HostMeasured { free_disk: Bytes::gib(20), run_disks: BTreeMap::new() });
+    world.exits(&runner, EndReason::GuestPanicked);
+    world.expect_none(build);
+    world.run_event(&runner, RunEvent::Discarded(Ok(())));
+    world.expect(build);
+}
+
+#[test]
+fn no_snapshot_is_built_on_a_host_that_is_drained() {
+    let (mut world, runner) = without_room();
+    world.event(Event::DrainRequested(true));
+    world.exits(&runner, EndReason::GuestPanicked);
+    world.expect_none(build);
+    world.event(Event::DrainRequested(false));
+    world.expect(build);
 }
 
 fn ask(world: &mut World, event: impl FnOnce(forrest_core::model::MachineTypeName) -> Event) {
