@@ -5,6 +5,7 @@ mod clock;
 mod fencing;
 mod graces;
 mod health;
+mod instant_start;
 mod limits;
 mod notes;
 mod polling;

@@ -261,3 +261,27 @@ fn a_job_that_waits_for_its_base_keeps_nobody_from_the_room_it_cannot_use() {
     world.job_queued(900, "small");
     assert_eq!(begun_machine(&mut world).1, "small");
 }
+
+#[test]
+fn nobody_is_said_to_wait_for_a_base_when_all_have_their_runs() {
+    let mut world = derived();
+    world.busy(101, "base");
+    for id in [202, 303] {
+        world.job_queued(id, "derived");
+        world.begun();
+        assert_eq!(waits_for(&world, "derived"), None);
+    }
+}
+
+#[test]
+fn an_image_that_takes_its_time_is_waited_for_until_the_job_is_not_to_be_overtaken() {
+    let mut world = derived();
+    let base = world.finishing(101, "base", Conclusion::Success);
+    world.exits(&base, EndReason::GuestShutdown);
+    world.read_back(&base, forrest_core::event::Persist::Valid);
+    world.job_queued(202, "derived");
+    world.after(10 * MINUTE - SECOND);
+    world.expect_no_run();
+    world.after(SECOND);
+    world.begun();
+}
