@@ -56,3 +56,16 @@ pub struct StartImage {
     /// machine image.
     pub made_at: Timestamp,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn people_are_told_which_image_it_is() {
+        assert_eq!(ImageRef::Src { path: "/debian.img".into() }.to_string(), "src /debian.img");
+        let machine = "o/r/build".parse().expect("a sound name");
+        let image = ImageRef::Machine { machine, generation: Generation(7) };
+        assert_eq!(image.to_string(), "machine o/r/build generation 000007");
+    }
+}

@@ -73,3 +73,26 @@ impl<L: Into<Label>> FromIterator<L> for Labels {
         Self(labels.into_iter().map(Into::into).collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_compared_without_case_and_in_any_order() {
+        let labels: Labels = ["Self-Hosted", "Forrest", "build"].into_iter().collect();
+        let all: Vec<_> = labels.iter().map(Label::as_str).collect();
+        assert_eq!(all, ["build", "forrest", "self-hosted"]);
+        assert!(labels.contains(&"FORREST".into()) && !labels.contains(&"test".into()));
+        let some: Labels = ["forrest", "BUILD"].into_iter().collect();
+        assert!(some.is_subset(&labels) && !labels.is_subset(&some));
+        assert!(!some.is_empty() && Labels::default().is_empty());
+    }
+
+    #[test]
+    fn a_label_is_a_text_in_lower_case_to_people_and_to_programs() {
+        let label = Label::from("X86-64");
+        assert_eq!(label.to_string(), "x86-64");
+        assert_eq!(String::from(label), "x86-64");
+    }
+}

@@ -43,3 +43,19 @@ impl Add<Duration> for Timestamp {
         Self(self.0.saturating_add(ms))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_neither_overflows_nor_goes_below_its_beginning() {
+        let at = Timestamp(90_500);
+        assert_eq!(at.as_secs_f64(), 90.5);
+        assert_eq!(at.before(Duration::from_secs(90)), Timestamp(500));
+        assert_eq!(at.before(Duration::from_secs(91)), Timestamp(0));
+        assert_eq!(at + Duration::MAX, Timestamp::NEVER);
+        assert_eq!(at.since(Timestamp(90_000)), Duration::from_millis(500));
+        assert_eq!(at.since(Timestamp::NEVER), Duration::ZERO);
+    }
+}

@@ -124,7 +124,12 @@ mod tests {
         let range: UidRange = "100000-100002".parse().expect("a range");
         assert_eq!((range.group(), range.len()), (100_000, 3));
         assert!(range.contains(100_002) && !range.contains(100_003));
+        assert_eq!(range.iter().collect::<Vec<_>>(), [100_000, 100_001, 100_002]);
         assert_eq!(range.to_string().parse(), Ok(range));
+        assert_eq!(String::from(range), "100000-100002");
+        for text in ["70000-70000", "60000-60001", "2147483646-2147483647", "65536-65537"] {
+            assert_eq!(text.parse::<UidRange>().expect(text).to_string(), text);
+        }
         assert_eq!(UidRange::DEFAULT.to_string().parse(), Ok(UidRange::DEFAULT));
         let error = |text: &str| text.parse::<UidRange>().expect_err(text);
         for text in ["", "5", "-", "1-", "a-b", "+70000-70001", "70000-70001-70002"] {

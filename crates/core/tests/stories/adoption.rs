@@ -134,3 +134,26 @@ fn a_repository_that_left_the_configuration_is_polled_until_its_last_run_is_gone
     world.after(3 * HOUR);
     world.expect_none(of_gone);
 }
+
+#[test]
+fn it_is_as_old_as_it_was_and_has_the_job_that_it_had() {
+    let mut world = World::new(&[("build", 4)]);
+    let runner: forrest_core::model::RunnerName = NAME.parse().expect("a sound name");
+    let created = world.now;
+    // GitHub's answer comes before the run is found.
+    world.job_in_progress(1, "build", &runner);
+    world.forget_commands();
+    world.adopted(NAME, "build", World::live(NAME), Some(1));
+    world.after(MINUTE);
+    let run = world.core.runs().get(&runner).expect("the run is there");
+    assert_eq!((run.times.created, run.job()), (created, Some(JobId(1))));
+}
+
+#[test]
+fn a_job_that_github_said_is_another_runners_is_not_believed_to_be_its_own() {
+    let mut world = World::new(&[("build", 4)]);
+    let other = "forrest-build-bbbbbbbbbbbbbbbb".parse().expect("a sound name");
+    world.job_in_progress(1, "build", &other);
+    let runner = world.adopted(NAME, "build", World::live(NAME), Some(1));
+    world.is(&runner, "idle");
+}

@@ -131,6 +131,26 @@ fn a_failed_removal_of_a_disk_is_tried_again_after_2_4_8_seconds_and_at_most_5_m
 }
 
 #[test]
+fn a_removal_of_a_runner_that_fails_is_tried_again_after_2_4_8_seconds() {
+    let mut world = World::new(&[("build", 4)]);
+    let idle = world.idle(1, "build");
+    assert_eq!(until(&mut world, deregister), 5 * MINUTE);
+    let mut again = |runner: &RunnerName| {
+        world.run_event(runner, RunEvent::Deregistered(Err(trouble())));
+        until(&mut world, deregister).as_secs()
+    };
+    assert_eq!([(); 4].map(|()| again(&idle)), [2, 4, 8, 16]);
+    let mut world = World::new(&[("build", 4)]);
+    let finishing = world.finishing(1, "build", Conclusion::Success);
+    assert_eq!(until(&mut world, deregister), 10 * MINUTE);
+    let mut again = |runner: &RunnerName| {
+        world.run_event(runner, RunEvent::Deregistered(Err(trouble())));
+        until(&mut world, deregister).as_secs()
+    };
+    assert_eq!([(); 4].map(|()| again(&finishing)), [2, 4, 8, 16]);
+}
+
+#[test]
 fn polls_may_take_a_quarter_of_an_hour() {
     let mut world = World::new(&[("build", 4)]);
     until(&mut world, poll);

@@ -204,3 +204,23 @@ fn a_host_that_is_drained() {
     world.event(Event::DrainRequested(false));
     world.expect_note(Level::Info, "new runs are begun again");
 }
+
+#[test]
+fn a_virtual_machine_that_ends_takes_a_running_job_with_it_and_no_other() {
+    let lost = |prepare: fn(&mut World) -> forrest_core::model::RunnerName, reason| {
+        let mut world = World::new(&[("build", 4)]);
+        let runner = prepare(&mut world);
+        world.exits(&runner, reason);
+        let ended = |note: &&forrest_core::Note| note.text.contains("the virtual machine ended");
+        let note = world.notes.iter().find(ended).expect("it is told");
+        (note.level, note.text.contains("its job is lost with it"))
+    };
+    let busy: fn(&mut World) -> _ = |world| world.busy(1, "build");
+    let idle: fn(&mut World) -> _ = |world| world.idle(1, "build");
+    let over: fn(&mut World) -> _ = |world| world.finishing(1, "build", Conclusion::Success);
+    assert_eq!(lost(busy, EndReason::QemuFailed), (Level::Warn, true));
+    assert_eq!(lost(idle, EndReason::QemuFailed), (Level::Warn, false));
+    assert_eq!(lost(over, EndReason::QemuFailed), (Level::Warn, false));
+    assert_eq!(lost(busy, EndReason::GuestShutdown), (Level::Info, false));
+    assert_eq!(lost(busy, EndReason::Killed), (Level::Info, false));
+}

@@ -3,7 +3,7 @@
 use forrest_core::event::Source;
 use forrest_core::jobs::Phase;
 use forrest_core::model::{Conclusion, Job, JobId, JobStatus, Timestamp};
-use forrest_core::{Command, Event};
+use forrest_core::{Command, Event, Level};
 
 use crate::world::*;
 
@@ -314,4 +314,98 @@ fn a_drained_host_begins_no_run_until_it_may_again() {
     world.expect_no_run();
     world.event(Event::DrainRequested(false));
     world.begun();
+}
+
+#[test]
+fn the_log_says_what_became_of_a_job() {
+    let mut world = World::new(&[("build", 4)]);
+    let runner = world.busy(1, "build");
+    world.expect_note(Level::Info, r#"job "job 1" is queued"#);
+    world.expect_note(Level::Info, r#"job "job 1" runs"#);
+    assert!(!world.notes.iter().any(|note| note.text.contains("not this host's")));
+    world.after(MINUTE);
+    world.report(world.job(1, "build", JobStatus::Queued), Source::Asked(world.now));
+    world.expect_note(Level::Info, r#"job "job 1" is queued again: its runner did not take it"#);
+    world.report(world.job(1, "build", JobStatus::InProgress), Source::Webhook);
+    world.expect_note(Level::Info, r#"job "job 1" runs on a runner that is not this host's"#);
+    world.report(world.job(2, "build", JobStatus::Waiting), Source::Webhook);
+    world.job_queued(2, "build");
+    world.report(world.job(2, "build", JobStatus::Queued), Source::Asked(world.now + SECOND));
+    world.expect_note(Level::Info, r#"job "job 2" is queued"#);
+    assert!(!world.notes.iter().any(|note| note.text.contains("did not take it")));
+    world.is(&runner, "busy");
+}
+
+#[test]
+fn a_job_that_ran_on_a_runner_of_this_host_that_is_gone_is_still_ours() {
+    let mut world = World::new(&[("build", 4)]);
+    let gone = [world.idle(1, "build"), world.idle(2, "build")];
+    for runner in &gone {
+        world.exits(runner, forrest_core::event::EndReason::GuestShutdown);
+        world.read_back(runner, forrest_core::event::Persist::Absent);
+        world.run_event(runner, forrest_core::RunEvent::Discarded(Ok(())));
+        world.deregistered(runner, forrest_core::event::Deregistration::AlreadyGone);
+    }
+    world.notes.clear();
+    world.job_in_progress(1, "build", &gone[0]);
+    world.expect_note(Level::Info, r#"job "job 1" runs"#);
+    let others = "forrest-build-zzzzzzzzzzzzzzzz".parse().expect("a sound name");
+    world.job_in_progress(2, "build", &others);
+    world.expect_note(Level::Info, r#"job "job 2" runs on a runner that is not this host's"#);
+}
+
+#[test]
+fn the_daemon_is_told_which_jobs_matter() {
+    let mut world = World::new(&[("build", 4)]);
+    let known = world.job(1, "build", JobStatus::Queued);
+    let foreign = world.job(2, "other", JobStatus::Queued);
+    assert!(world.core.serves(&known));
+    assert!(!world.core.serves(&foreign));
+    // One that is known matters although nothing serves it any more.
+    world.busy(1, "build");
+    world.configure(|policy| policy.machines.clear());
+    assert!(world.core.serves(&known));
+    assert!(!world.core.serves(&foreign));
+    assert_eq!(world.core.policy(), &world.policy);
+}
+
+#[test]
+fn only_waiting_jobs_that_are_left_alone_are_worth_a_word() {
+    let mut world = World::new(&[("build", 4)]);
+    world.busy(1, "build");
+    world.configure(|_| {});
+    assert!(!world.notes.iter().any(|note| note.text.contains("left alone")));
+    world.job_queued(2, "build");
+    world.configure(|policy| policy.machines.clear());
+    world.expect_note(Level::Warn, "1 waiting jobs are left alone");
+}
+
+#[test]
+fn a_runner_that_loses_the_first_of_two_jobs_goes_on_with_the_second() {
+    let mut world = World::new(&[("build", 4)]);
+    let runner = world.busy(1, "build");
+    world.job_in_progress(2, "build", &runner);
+    world.after(SECOND);
+    world.job_in_progress(1, "build", &runner);
+    world.after(SECOND);
+    for id in [1, 2] {
+        let job = world.core.runs().get(&runner).and_then(|run| run.job());
+        if job == Some(JobId(id)) {
+            world.report(world.job(id, "build", JobStatus::Queued), Source::Asked(world.now));
+            let other = world.core.runs().get(&runner).and_then(|run| run.job());
+            return assert_eq!(other, Some(JobId(3 - id)));
+        }
+    }
+    panic!("it has no job");
+}
+
+#[test]
+fn a_guest_that_is_gone_has_no_deadline_to_be_lifted() {
+    let mut world = World::new(&[("build", 4)]);
+    let runner = world.busy(1, "build");
+    world.exits(&runner, forrest_core::event::EndReason::QemuFailed);
+    world.after(MINUTE);
+    world.forget_commands();
+    world.report(world.job(1, "build", JobStatus::Queued), Source::Asked(world.now));
+    world.expect_none(|c| matches!(c, Command::SetJobDeadline { .. }));
 }
