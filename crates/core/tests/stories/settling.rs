@@ -238,3 +238,58 @@ fn an_end_that_is_told_twice_is_settled_once() {
     world.deregistered(&runner, Deregistration::AlreadyGone);
     assert_eq!(world.core.view(world.now).finished[0].result, Some(Generation(3)));
 }
+
+#[test]
+fn a_promotion_that_the_configuration_refuses_ends_with_the_disks_removal() {
+    let refused = RunEvent::PromotionRefused("a pull request from a fork".into());
+    let mut world = World::new(&[("build", 4)]);
+    let runner = with_token(&mut world, Some(Conclusion::Success));
+    world.expect(promote);
+    world.run_event(&runner, refused.clone());
+    world.expect(discard);
+    world.expect_note(Level::Warn, "its token is right: a pull request from a fork");
+    // Where nothing is promoted, there is nothing to refuse.
+    let mut world = World::new(&[("build", 4)]);
+    let runner = with_token(&mut world, None);
+    world.run_event(&runner, refused);
+    world.expect_none(discard);
+}
+
+#[test]
+fn a_removal_that_github_does_not_answer_is_told_and_asked_for_again() {
+    let told =
+        |world: &World| world.notes.iter().any(|n| n.text.contains("does not answer to the"));
+    let deregister = |c: &Command| matches!(c, Command::Deregister { .. });
+    let mut world = World::new(&[("build", 4)]);
+    let runner = world.finishing(1, "build", Conclusion::Success);
+    world.exits(&runner, EndReason::Killed);
+    world.expect(deregister);
+    world.run_event(&runner, RunEvent::Deregistered(Err(trouble())));
+    world.after(5 * SECOND);
+    world.expect(deregister);
+    assert!(!told(&world));
+    world.after(11 * MINUTE);
+    world.expect(deregister);
+    assert!(told(&world));
+}
+
+#[test]
+fn a_bounded_number_of_finished_runs_is_kept_in_mind() {
+    let mut world = World::new(&[("build", 1)]);
+    let most = 200;
+    for id in 0..most + 3 {
+        let runner = world.finishing(id, "build", Conclusion::Success);
+        world.exits(&runner, EndReason::Killed);
+        world.run_event(&runner, RunEvent::Discarded(Ok(())));
+        world.after(SECOND);
+        world.deregistered(&runner, Deregistration::Removed);
+        world.forget_commands();
+    }
+    let finished = world.core.view(world.now).finished;
+    assert_eq!(finished.len() as u64, most);
+    assert_eq!(finished.last().expect("one").times.gone, Some(world.now));
+    assert_eq!(
+        finished.last().and_then(|run| run.job.clone()).expect("its job").id.0,
+        most as u64 + 2
+    );
+}
