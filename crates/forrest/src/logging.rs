@@ -67,8 +67,11 @@ struct Harmless<W>(W);
 impl<W: Write> Write for Harmless<W> {
     /// Takes whole lines, as they are logged.
     fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
+        let kept = |c| matches!(c, '\n' | '\t' | '\x1b') || !neutral::is_harmful(c);
         let text = String::from_utf8_lossy(lines);
-        self.0.write_all(neutral::log_lines(&text).as_bytes())?;
+        let text: String =
+            text.chars().map(|c| if kept(c) { c } else { char::REPLACEMENT_CHARACTER }).collect();
+        self.0.write_all(text.as_bytes())?;
         Ok(lines.len())
     }
 

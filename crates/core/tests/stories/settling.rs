@@ -288,8 +288,5 @@ fn a_bounded_number_of_finished_runs_is_kept_in_mind() {
     let finished = world.core.view(world.now).finished;
     assert_eq!(finished.len() as u64, most);
     assert_eq!(finished.last().expect("one").times.gone, Some(world.now));
-    assert_eq!(
-        finished.last().and_then(|run| run.job.clone()).expect("its job").id.0,
-        most as u64 + 2
-    );
+    assert_eq!(finished.last().and_then(|run| run.job.clone()).expect("its job").id.0, most + 2);
 }

@@ -32,12 +32,6 @@ pub fn lines(text: &str) -> String {
     text.chars().map(|c| if c != '\n' && is_harmful(c) { INSTEAD } else { c }).collect()
 }
 
-/// Lines of the daemon's log: as [`lines`], but with their colours.
-pub fn log_lines(text: &str) -> String {
-    let kept = |c| matches!(c, '\n' | '\t' | '\x1b');
-    text.chars().map(|c| if !kept(c) && is_harmful(c) { INSTEAD } else { c }).collect()
-}
-
 /// JSON with every harmful character written as `\u….`: the same JSON, safe to look at.
 pub fn json(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
