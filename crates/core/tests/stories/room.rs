@@ -14,12 +14,6 @@ fn begun(world: &mut World) -> usize {
     world.count(|c| matches!(c, Command::Prepare { .. }))
 }
 
-fn waits_for(world: &World, machine: &str) -> Option<Waiting> {
-    let view = world.core.view(world.now);
-    let found = view.machines.into_iter().find(|m| m.name == machine_name(machine));
-    found.expect("the machine type is there").waiting
-}
-
 fn with_cpus(world: &mut World, cpus: u32) {
     world.configure(|policy| policy.capacity = Capacity { cpus: Some(cpus), ..policy.capacity });
 }

@@ -7,12 +7,6 @@ use forrest_core::{Command, Event, RunEvent};
 
 use crate::world::*;
 
-fn waits_for(world: &World, machine: &str) -> Option<Waiting> {
-    let view = world.core.view(world.now);
-    let found = view.machines.into_iter().find(|m| m.name == machine_name(machine));
-    found.expect("the machine type is there").waiting
-}
-
 fn begun_machine(world: &mut World) -> (RunnerName, String) {
     let command = world.expect(|c| matches!(c, Command::Prepare { .. }));
     let Command::Prepare { runner, machine, .. } = command else { unreachable!("just matched") };

@@ -11,6 +11,7 @@ use forrest_core::event::{
     Trouble, VmEnd,
 };
 use forrest_core::model::*;
+use forrest_core::view::Waiting;
 use forrest_core::{Capacity, Command, Core, Event, Level, Note, Policy, RunEvent, Timing};
 
 pub const SECOND: Duration = Duration::from_secs(1);
@@ -48,6 +49,13 @@ pub fn generation(machine: &str, number: u32) -> StartImage {
     let image =
         ImageRef::Machine { machine: machine_name(machine), generation: Generation(number) };
     StartImage { image, made_at: Timestamp::default() }
+}
+
+/// What the machine type's jobs wait for.
+pub fn waits_for(world: &World, machine: &str) -> Option<Waiting> {
+    let view = world.core.view(world.now);
+    let found = view.machines.into_iter().find(|m| m.name == machine_name(machine));
+    found.expect("the machine type is there").waiting
 }
 
 /// GitHub's id of a runner, from its name.
