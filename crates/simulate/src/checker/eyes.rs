@@ -97,6 +97,13 @@ impl World {
                         checker.refused.insert(runner.clone());
                         false
                     }
+                    // Also where there never was one: the host knows nothing of such a run.
+                    RunEvent::Discarded(Ok(())) => {
+                        if let Some(claim) = checker.claims.get_mut(runner) {
+                            claim.disk = false;
+                        }
+                        false
+                    }
                     RunEvent::Promoted(Err(_)) => {
                         *checker.failed_promotions.entry(runner.clone()).or_default() += 1;
                         false
