@@ -31,7 +31,7 @@ pub mod view;
 mod core;
 
 pub use command::{Command, KillReason, Level, Note};
-pub use core::Core;
+pub use core::{Core, FINISHED_RUNS_MAX};
 pub use event::{Event, RunEvent};
 pub use health::TakenOut;
 pub use policy::{Capacity, Policy, Resources, Timing};

@@ -244,19 +244,18 @@ impl Core {
         result: Result<Generation, Trouble>,
         out: &mut Vec<Command>,
     ) {
-        let failures = self.settling(runner, |settling| match (&settling.disk, &result) {
+        let before = self.settling(runner, |settling| match (&settling.disk, &result) {
             (DiskDebt::Promoting { .. }, Ok(generation)) => {
                 settling.disk = DiskDebt::Settled(Some(*generation));
                 None
             }
-            (DiskDebt::Promoting { failures: before }, Err(_)) => {
-                let before = *before;
+            (&DiskDebt::Promoting { failures: before }, Err(_)) => {
                 settling.disk = DiskDebt::Promoting { failures: before.saturating_add(1) };
                 Some(before)
             }
             _ => None,
         });
-        match (failures.flatten(), result) {
+        match (before.flatten(), result) {
             (None, Ok(generation)) => {
                 let text = format!("its disk is now generation {generation} of the machine image");
                 out.push(note(Level::Info, runner, text));
@@ -320,19 +319,18 @@ impl Core {
         result: Result<(), Trouble>,
         out: &mut Vec<Command>,
     ) {
-        let failures = self.settling(runner, |settling| match (&settling.disk, &result) {
+        let before = self.settling(runner, |settling| match (&settling.disk, &result) {
             (DiskDebt::Discarding { .. }, Ok(())) => {
                 settling.disk = DiskDebt::Settled(None);
                 None
             }
-            (DiskDebt::Discarding { failures: before }, Err(_)) => {
-                let before = *before;
+            (&DiskDebt::Discarding { failures: before }, Err(_)) => {
                 settling.disk = DiskDebt::Discarding { failures: before.saturating_add(1) };
                 Some(before)
             }
             _ => None,
         });
-        if let (Some(Some(before)), Err(trouble)) = (failures, result) {
+        if let (Some(Some(before)), Err(trouble)) = (before, result) {
             let text = format!("could not remove the disk, trying again: {}", trouble.what);
             self.hindered(Level::Error, runner, text, out);
             self.timers.set(Timer::Disk(runner.clone()), now + retry_pause(before));

@@ -256,10 +256,7 @@ fn deadlines(world: &mut World) -> Vec<forrest_core::model::Timestamp> {
 #[test]
 fn a_jobs_time_limit_is_its_own() {
     let mut world = World::new(&[("build", 4)]);
-    world.configure(|policy| {
-        let build = policy.machines.get_mut(&machine_name("build")).expect("it is there");
-        build.job_timeout = Some(HOUR);
-    });
+    world.configure_machine("build", |machine| machine.job_timeout = Some(HOUR));
     let runner = world.busy(1, "build");
     assert_eq!(deadlines(&mut world), [world.now + HOUR]);
     // It was not taken in time: its limit goes with it.
@@ -277,10 +274,7 @@ fn a_jobs_time_limit_is_its_own() {
 #[test]
 fn an_adopted_jobs_time_limit_is_left_alone() {
     let mut world = World::new(&[("build", 4)]);
-    world.configure(|policy| {
-        let build = policy.machines.get_mut(&machine_name("build")).expect("it is there");
-        build.job_timeout = Some(HOUR);
-    });
+    world.configure_machine("build", |machine| machine.job_timeout = Some(HOUR));
     let name = "forrest-build-aaaaaaaaaaaaaaaa";
     let runner = world.adopted(name, "build", World::live(name), Some(1));
     world.job_in_progress(1, "build", &runner);

@@ -22,18 +22,6 @@ fn until(world: &mut World, wanted: fn(&Command) -> bool) -> Duration {
     panic!("not within five hours");
 }
 
-fn deregister(c: &Command) -> bool {
-    matches!(c, Command::Deregister { .. })
-}
-
-fn kill(c: &Command) -> bool {
-    matches!(c, Command::Kill { .. })
-}
-
-fn poll(c: &Command) -> bool {
-    matches!(c, Command::Poll { .. })
-}
-
 #[test]
 fn a_guest_has_ten_minutes_after_its_job_and_two_after_its_power_button() {
     let mut world = World::new(&[("build", 4)]);
@@ -74,8 +62,7 @@ fn a_boot_may_take_a_minute_longer_than_configured_and_sixteen_when_it_is_not() 
         let mut world = World::new(&[("build", 4)]);
         world.job_queued(1, "build");
         let runner = world.begun();
-        world.run_event(&runner, RunEvent::Prepared(Ok(src())));
-        world.run_event(&runner, RunEvent::Registered(Ok(id_of(&runner))));
+        world.prepared(&runner, src());
         if !configured {
             world.configure(|policy| policy.machines.clear());
         }
@@ -101,7 +88,6 @@ fn a_disk_with_a_token_waits_two_minutes_for_the_news_that_nobody_has() {
     world.read_back(&runner, Persist::Valid);
     world.after(SECOND);
     world.polled(&[]);
-    let promote = |c: &Command| matches!(c, Command::Promote { .. });
     assert_eq!(until(&mut world, promote), 2 * MINUTE - SECOND);
 }
 
@@ -120,7 +106,6 @@ fn a_failed_removal_of_a_disk_is_tried_again_after_2_4_8_seconds_and_at_most_5_m
     let mut world = World::new(&[("build", 4)]);
     let runner = world.finishing(1, "build", Conclusion::Success);
     world.exits(&runner, EndReason::Killed);
-    let discard = |c: &Command| matches!(c, Command::Discard { .. });
     world.expect(discard);
     let mut pauses = Vec::new();
     for _ in 0..12 {
@@ -130,24 +115,24 @@ fn a_failed_removal_of_a_disk_is_tried_again_after_2_4_8_seconds_and_at_most_5_m
     assert_eq!(pauses, [2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300, 300]);
 }
 
+/// The pauses after each of four failures to remove the runner, in seconds.
+fn pauses(world: &mut World, runner: &RunnerName) -> [u64; 4] {
+    [(); 4].map(|()| {
+        world.run_event(runner, RunEvent::Deregistered(Err(trouble())));
+        until(world, deregister).as_secs()
+    })
+}
+
 #[test]
 fn a_removal_of_a_runner_that_fails_is_tried_again_after_2_4_8_seconds() {
     let mut world = World::new(&[("build", 4)]);
     let idle = world.idle(1, "build");
     assert_eq!(until(&mut world, deregister), 5 * MINUTE);
-    let mut again = |runner: &RunnerName| {
-        world.run_event(runner, RunEvent::Deregistered(Err(trouble())));
-        until(&mut world, deregister).as_secs()
-    };
-    assert_eq!([(); 4].map(|()| again(&idle)), [2, 4, 8, 16]);
+    assert_eq!(pauses(&mut world, &idle), [2, 4, 8, 16]);
     let mut world = World::new(&[("build", 4)]);
     let finishing = world.finishing(1, "build", Conclusion::Success);
     assert_eq!(until(&mut world, deregister), 10 * MINUTE);
-    let mut again = |runner: &RunnerName| {
-        world.run_event(runner, RunEvent::Deregistered(Err(trouble())));
-        until(&mut world, deregister).as_secs()
-    };
-    assert_eq!([(); 4].map(|()| again(&finishing)), [2, 4, 8, 16]);
+    assert_eq!(pauses(&mut world, &finishing), [2, 4, 8, 16]);
 }
 
 #[test]
@@ -208,8 +193,7 @@ fn a_restored_run_is_known_as_such_to_its_end() {
         let mut world = World::new(&[("build", 4)]);
         world.job_queued(1, "build");
         let runner = world.begun();
-        world.run_event(&runner, RunEvent::Prepared(Ok(src())));
-        world.run_event(&runner, RunEvent::Registered(Ok(id_of(&runner))));
+        world.prepared(&runner, src());
         world.run_event(&runner, RunEvent::VmStarted { restored });
         world.run_event(&runner, RunEvent::GuestReady);
         assert_eq!(run(&world, &runner).restored(), restored);

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use forrest_core::event::{AdoptedVm, Source};
+use forrest_core::event::{AdoptedVm, Deregistration, EndReason, Source};
 use forrest_core::jobs::{ACTIVE_JOBS_MAX, DONE_JOBS_MAX};
 use forrest_core::model::{Bytes, Conclusion, JobStatus};
-use forrest_core::{Command, Event, RunEvent};
+use forrest_core::{Command, Event, FINISHED_RUNS_MAX, RunEvent};
 
 use crate::world::*;
 
@@ -88,4 +88,22 @@ fn a_guest_that_complains_without_end_is_not_listened_to_without_end() {
     assert_eq!(notes, 100);
     let run = world.core.runs().get(&runner).expect("the run is there");
     assert!(run.trouble.as_ref().is_some_and(|text| text.len() == 500));
+}
+
+#[test]
+fn a_bounded_number_of_finished_runs_is_kept_in_mind() {
+    let mut world = World::new(&[("build", 1)]);
+    for id in 0..FINISHED_RUNS_MAX as u64 + 3 {
+        let runner = world.finishing(id, "build", Conclusion::Success);
+        world.exits(&runner, EndReason::Killed);
+        world.run_event(&runner, RunEvent::Discarded(Ok(())));
+        world.after(SECOND);
+        world.deregistered(&runner, Deregistration::Removed);
+        world.forget_commands();
+    }
+    let finished = world.core.view(world.now).finished;
+    assert_eq!(finished.len(), FINISHED_RUNS_MAX);
+    let last = finished.last().expect("the last one");
+    assert_eq!(last.times.gone, Some(world.now));
+    assert_eq!(last.job.as_ref().map(|job| job.id.0), Some(FINISHED_RUNS_MAX as u64 + 2));
 }

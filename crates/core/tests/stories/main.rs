@@ -5,7 +5,6 @@ mod clock;
 mod fencing;
 mod graces;
 mod health;
-mod instant_start;
 mod limits;
 mod notes;
 mod polling;

@@ -8,10 +8,6 @@ use forrest_core::{Command, Event, Level, RunEvent};
 
 use crate::world::*;
 
-fn poll(c: &Command) -> bool {
-    matches!(c, Command::Poll { .. })
-}
-
 /// Polls that come within a time, each answered at once.
 fn polls_within(world: &mut World, duration: Duration) -> usize {
     let end = world.now + duration;
@@ -315,10 +311,8 @@ fn a_new_machine_type_or_label_is_reason_to_ask_for_jobs_that_were_left_alone() 
     world.expect(poll);
     world.polled(&[]);
     world.after(MINUTE);
-    world.configure(|policy| {
-        let machine = policy.machines.get_mut(&build).expect("the machine type");
-        machine.labels = ["self-hosted", "forrest", "other"].into_iter().collect();
-    });
+    let labels = ["self-hosted", "forrest", "other"];
+    world.configure_machine("build", |machine| machine.labels = labels.into_iter().collect());
     world.expect(poll);
 }
 

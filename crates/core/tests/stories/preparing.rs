@@ -5,14 +5,6 @@ use forrest_core::{Command, Level};
 
 use crate::world::*;
 
-fn discard(c: &Command) -> bool {
-    matches!(c, Command::Discard { .. })
-}
-
-fn deregister(c: &Command) -> bool {
-    matches!(c, Command::Deregister { .. })
-}
-
 #[test]
 fn a_disk_that_comes_after_the_registration_was_refused_is_removed_then() {
     let mut world = World::new(&[("build", 4)]);

@@ -46,9 +46,7 @@ fn a_guest_with_more_processors_than_the_host_stands_in_nobodys_way_but_one_with
     for (cpus, others) in [(5, 1), (4, 0)] {
         let mut world = World::new(&[("large", 1), ("small", 1)]);
         with_cpus(&mut world, 4);
-        world.configure(|policy| {
-            policy.machines.get_mut(&machine_name("large")).expect("it is there").cpus = cpus;
-        });
+        world.configure_machine("large", |machine| machine.cpus = cpus);
         world.busy(1, "small");
         world.job_queued(2, "large");
         world.after(HOUR);
@@ -71,9 +69,7 @@ fn only_one_guest_gets_its_place_whatever_qemu_needs_beside_it() {
 #[test]
 fn a_snapshot_that_is_built_counts_like_a_run() {
     let mut world = World::new(&[("build", 1), ("all", 16)]);
-    world.configure(|policy| {
-        policy.machines.get_mut(&machine_name("build")).expect("it is there").snapshot = true;
-    });
+    world.configure_machine("build", |machine| machine.snapshot = true);
     world.event(Event::SnapshotChecked { machine: machine_name("build"), fits: Ok(false) });
     world.expect(|c| matches!(c, Command::BuildSnapshot { .. }));
     world.job_queued(1, "all");
@@ -83,10 +79,8 @@ fn a_snapshot_that_is_built_counts_like_a_run() {
 #[test]
 fn a_snapshot_does_not_give_way_to_a_job_that_waits_for_something_else() {
     let mut world = World::new(&[("build", 1), ("test", 1)]);
-    world.configure(|policy| {
-        policy.machines.get_mut(&machine_name("build")).expect("it is there").snapshot = true;
-        policy.machines.get_mut(&machine_name("test")).expect("it is there").max_runs = Some(1);
-    });
+    world.configure_machine("build", |machine| machine.snapshot = true);
+    world.configure_machine("test", |machine| machine.max_runs = Some(1));
     world.busy(1, "test");
     world.event(Event::SnapshotChecked { machine: machine_name("build"), fits: Ok(false) });
     world.expect(|c| matches!(c, Command::BuildSnapshot { .. }));

@@ -189,10 +189,7 @@ fn a_disk_without_its_reserve_serves_nobody() {
 
 fn derived() -> World {
     let mut world = World::new(&[("base", 1), ("derived", 1)]);
-    world.configure(|policy| {
-        let derived = policy.machines.get_mut(&machine_name("derived")).expect("it is there");
-        derived.base_machine = Some(machine_name("base"));
-    });
+    world.configure_machine("derived", |machine| machine.base_machine = Some(machine_name("base")));
     world
 }
 
@@ -245,10 +242,7 @@ fn a_base_that_is_always_about_to_change_starves_nobody() {
 #[test]
 fn a_job_that_waits_for_its_base_keeps_nobody_from_the_room_it_cannot_use() {
     let mut world = World::new(&[("base", 1), ("derived", 15), ("small", 1)]);
-    world.configure(|policy| {
-        let derived = policy.machines.get_mut(&machine_name("derived")).expect("it is there");
-        derived.base_machine = Some(machine_name("base"));
-    });
+    world.configure_machine("derived", |machine| machine.base_machine = Some(machine_name("base")));
     world.busy(101, "base");
     world.job_queued(102, "derived");
     world.after(HOUR);

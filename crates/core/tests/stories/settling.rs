@@ -6,14 +6,6 @@ use forrest_core::{Command, Level, RunEvent};
 
 use crate::world::*;
 
-fn promote(c: &Command) -> bool {
-    matches!(c, Command::Promote { .. })
-}
-
-fn discard(c: &Command) -> bool {
-    matches!(c, Command::Discard { .. })
-}
-
 /// A job ended, its guest shut down, and the token is right.
 fn with_token(world: &mut World, how: Option<Conclusion>) -> RunnerName {
     let runner = world.busy(1, "build");
@@ -259,7 +251,6 @@ fn a_promotion_that_the_configuration_refuses_ends_with_the_disks_removal() {
 fn a_removal_that_github_does_not_answer_is_told_and_asked_for_again() {
     let told =
         |world: &World| world.notes.iter().any(|n| n.text.contains("does not answer to the"));
-    let deregister = |c: &Command| matches!(c, Command::Deregister { .. });
     let mut world = World::new(&[("build", 4)]);
     let runner = world.finishing(1, "build", Conclusion::Success);
     world.exits(&runner, EndReason::Killed);
@@ -271,22 +262,4 @@ fn a_removal_that_github_does_not_answer_is_told_and_asked_for_again() {
     world.after(11 * MINUTE);
     world.expect(deregister);
     assert!(told(&world));
-}
-
-#[test]
-fn a_bounded_number_of_finished_runs_is_kept_in_mind() {
-    let mut world = World::new(&[("build", 1)]);
-    let most = 200;
-    for id in 0..most + 3 {
-        let runner = world.finishing(id, "build", Conclusion::Success);
-        world.exits(&runner, EndReason::Killed);
-        world.run_event(&runner, RunEvent::Discarded(Ok(())));
-        world.after(SECOND);
-        world.deregistered(&runner, Deregistration::Removed);
-        world.forget_commands();
-    }
-    let finished = world.core.view(world.now).finished;
-    assert_eq!(finished.len() as u64, most);
-    assert_eq!(finished.last().expect("one").times.gone, Some(world.now));
-    assert_eq!(finished.last().and_then(|run| run.job.clone()).expect("its job").id.0, most + 2);
 }

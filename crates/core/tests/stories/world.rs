@@ -51,6 +51,28 @@ pub fn generation(machine: &str, number: u32) -> StartImage {
     StartImage { image, made_at: Timestamp::default() }
 }
 
+// Kinds of commands.
+
+pub fn deregister(c: &Command) -> bool {
+    matches!(c, Command::Deregister { .. })
+}
+
+pub fn discard(c: &Command) -> bool {
+    matches!(c, Command::Discard { .. })
+}
+
+pub fn promote(c: &Command) -> bool {
+    matches!(c, Command::Promote { .. })
+}
+
+pub fn kill(c: &Command) -> bool {
+    matches!(c, Command::Kill { .. })
+}
+
+pub fn poll(c: &Command) -> bool {
+    matches!(c, Command::Poll { .. })
+}
+
 /// What the machine type's jobs wait for.
 pub fn waits_for(world: &World, machine: &str) -> Option<Waiting> {
     let view = world.core.view(world.now);
@@ -105,6 +127,13 @@ impl World {
     pub fn configure(&mut self, change: impl FnOnce(&mut Policy)) {
         change(&mut self.policy);
         self.event(Event::PolicyChanged(self.policy.clone()));
+    }
+
+    /// Changes one machine type.
+    pub fn configure_machine(&mut self, machine: &str, change: impl FnOnce(&mut MachineType)) {
+        self.configure(|policy| {
+            change(policy.machines.get_mut(&machine_name(machine)).expect("the machine type"));
+        });
     }
 
     pub fn event(&mut self, event: Event) {
@@ -221,10 +250,15 @@ impl World {
     }
 
     pub fn boots(&mut self, runner: &RunnerName, image: StartImage) {
+        self.prepared(runner, image);
+        self.run_event(runner, RunEvent::VmStarted { restored: false });
+    }
+
+    /// Its disk and its registration are there.
+    pub fn prepared(&mut self, runner: &RunnerName, image: StartImage) {
         self.run_event(runner, RunEvent::Prepared(Ok(image)));
         self.run_event(runner, RunEvent::Registered(Ok(id_of(runner))));
         self.expect(|c| matches!(c, Command::StartVm { .. }));
-        self.run_event(runner, RunEvent::VmStarted { restored: false });
     }
 
     /// ... as far as a runner that waits for a job.
