@@ -2,6 +2,7 @@
 
 use forrest_core::Core;
 use forrest_core::jobs::Phase;
+use forrest_core::model::MachineTypeName;
 use forrest_core::view::Waiting;
 
 use crate::plan::MINUTE;
@@ -39,14 +40,20 @@ impl World {
         let coming = ["preparing", "starting", "booting", "idle"];
         let supply = supply.filter(|run| coming.contains(&run.state_name())).count();
         let Some((since, _)) = ready(core, machine).nth(supply) else { return false };
-        let reserved = core.view(self.wall()).machines.into_iter().any(|view| {
-            view.name == *machine && matches!(view.waiting, Some(Waiting::OlderJob { .. }))
-        });
+        // Cheapest first: a view is made of everything, and most machine types wait for nothing or not for long.
         since.0 + 5 * MINUTE <= self.wall().0
-            && !reserved
             && self.judge_limits(machine).is_ok()
             && self.judge_capacity(place, "a run").is_ok()
+            && !self.is_reserved(core, machine)
             && !self.is_excused(core, machine)
+    }
+
+    /// Whether the room is kept for an older job of another machine type.
+    fn is_reserved(&self, core: &Core, machine: &MachineTypeName) -> bool {
+        let mut machines = core.view(self.wall()).machines.into_iter();
+        machines.any(|view| {
+            view.name == *machine && matches!(view.waiting, Some(Waiting::OlderJob { .. }))
+        })
     }
 
     /// A job that the daemon took for over stays over. One that no machine type served when it ended is
