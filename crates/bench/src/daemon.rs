@@ -76,6 +76,11 @@ pub async fn one_job(testbed: &Testbed, index: usize) -> Result<(f64, f64)> {
     let queued = testbed.sim.job(job)?;
     let queued_at = queued.times.queued.context("the job was not queued")?;
     testbed.sim.cancel(queued.run_id, true)?;
+    // Until the daemon has heard of that, it would begin another run for the job.
+    let nothing_to_do = |status: &Status| {
+        status.view.machines.iter().all(|machine| machine.queued == 0).then_some(())
+    };
+    testbed.wait(STEP, "the end of the job", nothing_to_do).await?;
     testbed.client().stop(&runner).await?;
     let settled = |status: &Status| status.view.runs.is_empty().then_some(());
     testbed.wait(STEP, "the end of the run", settled).await?;
