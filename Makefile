@@ -56,7 +56,7 @@ mutants: ## Change the core in small ways; its tests have to notice: make mutant
 security: ## Attack Forrest from real guests and from outside; `make security PARTS=webhook` makes a part
 	tools/setup-host run image build fuzz
 	tools/build-guest-image
-	cargo build --release --locked --package forrest --package forrest-security
+	cargo build --release --locked --package forrest --package forrest-demo --package forrest-security
 	target/release/forrest-security $(PARTS)
 
 .PHONY: image

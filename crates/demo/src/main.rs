@@ -12,8 +12,17 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use clap::Parser;
+
+/// Plays the README's diagram with real virtual machines, against a stand-in for GitHub on loopback.
+///
+/// It takes about a minute under emulation, and needs no account. What it leaves is in target/demo.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Args {}
 
 fn main() -> ExitCode {
+    let Args {} = Args::parse();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = runtime.context("could not start the asynchronous runtime").and_then(|runtime| {
         let result = runtime.block_on(play());

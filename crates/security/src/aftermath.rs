@@ -3,8 +3,9 @@
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use forrest_testbed::Testbed;
+use forrest_testbed::secrets::Secrets;
 
 use crate::measure::named;
 use crate::report::Report;
@@ -13,6 +14,68 @@ use crate::report::Report;
 pub async fn look(report: &mut Report, testbed: &Testbed) {
     report.add_result("secrets in what is left behind", secrets(testbed).await);
     report.add_result("escape sequences in forrest logs and status", terminal(testbed));
+}
+
+/// Plays the demo, and searches all that it leaves and says.
+pub fn of_demo(report: &mut Report, root: &Path, forrest: &Path) {
+    println!("A whole demo ...");
+    report.add_result("secrets in what a demo leaves behind", demo(root, forrest));
+}
+
+fn demo(root: &Path, forrest: &Path) -> Result<(bool, String)> {
+    let program = forrest.with_file_name("forrest-demo");
+    let played = Command::new(&program)
+        .current_dir(root)
+        .output()
+        .with_context(|| format!("could not run {}: build it, too", program.display()))?;
+    let said = [played.stdout, played.stderr].concat();
+    ensure!(played.status.success(), "the demo failed:\n{}", String::from_utf8_lossy(&said));
+    let dir = root.join("target/demo");
+    let key = std::fs::read_to_string(dir.join("app-key.pem")).context("the App's key")?;
+    let secrets = Secrets::new(&key);
+    let mut leaks = secrets.in_bytes("what it said", &said);
+    let (mut files, mut kept) = (0, Vec::new());
+    for entry in std::fs::read_dir(&dir)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if path.is_dir() {
+            files += count(&path)?;
+            leaks.extend(secrets.in_files(&path)?);
+        } else if ["app-key.pem", "config.yaml"].contains(&name.as_str()) {
+            // The operator's own.
+            kept.push(mode(&path)?);
+        } else {
+            files += 1;
+            leaks.extend(secrets.in_file(&path)?);
+        }
+    }
+    let configs = named(&dir.join("base/runs"), "job-config.img").len();
+    let private = kept.iter().all(|mode| mode & 0o077 == 0);
+    let text = match leaks.first() {
+        None => format!(
+            "in none of {files} files (images, snapshots, logs, the report), nor in the {} bytes that it said; \
+             {configs} job-config disks are left; the key and the configuration are {}",
+            said.len(),
+            if private { "their owner's alone" } else { "OPEN TO OTHERS" },
+        ),
+        Some(leak) => format!("{} leaks, such as {} in {}", leaks.len(), leak.secret, leak.place),
+    };
+    Ok((leaks.is_empty() && configs == 0 && private && files > 0, text))
+}
+
+fn mode(path: &Path) -> Result<u32> {
+    use std::os::unix::fs::MetadataExt;
+    Ok(std::fs::metadata(path)?.mode() & 0o7777)
+}
+
+/// How many files there are below a directory.
+fn count(dir: &Path) -> Result<usize> {
+    let mut files = 0;
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        files += if path.is_dir() { count(&path)? } else { 1 };
+    }
+    Ok(files)
 }
 
 async fn secrets(testbed: &Testbed) -> Result<(bool, String)> {

@@ -17,23 +17,50 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
+use clap::{Parser, ValueEnum};
 use forrest_testbed::{MachinePlan, Plan, Testbed};
 
 use report::Report;
 
 /// How long each parser is fuzzed where nothing else is said, in seconds.
 const FUZZ_S: u32 = 10;
-/// The parts, in the order in which they are made.
-const PARTS: &[&str] = &["binary", "fuzz", "webhook", "guests", "egress"];
+
+/// Attacks a real Forrest, from inside real guests and from outside, and says what came of each.
+///
+/// Exits with 1 where an attack was not contained.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "Examples:\n  make security\n  make security PARTS=\"webhook guests\""
+)]
+struct Args {
+    /// What to attack; everything, where nothing is named
+    parts: Vec<Part>,
+}
+
+/// A part that can be attacked by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// How the program is built
+    Binary,
+    /// Every parser of foreign bytes, for FUZZ_SECONDS (10) each
+    Fuzz,
+    /// The webhook endpoint
+    Webhook,
+    /// Floods and hostile disks by root in a guest
+    Guests,
+    /// What a guest reaches over the network
+    Egress,
+    /// What a whole demo leaves behind
+    Demo,
+    /// The part of `egress` that has a network of its own
+    #[value(name = egress::INSIDE, hide = true)]
+    Inside,
+}
 
 fn main() -> ExitCode {
-    let parts: Vec<String> = std::env::args().skip(1).collect();
-    let inside = parts == [egress::INSIDE];
-    let unknown = parts.iter().find(|part| !PARTS.contains(&part.as_str()));
-    if let Some(unknown) = unknown.filter(|_| !inside) {
-        eprintln!("security: {unknown:?} is none of: {}", PARTS.join(" "));
-        return ExitCode::from(64);
-    }
+    let Args { parts } = Args::parse();
+    let inside = parts == [Part::Inside];
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = runtime.context("could not start the asynchronous runtime").and_then(|runtime| {
         let result = runtime.block_on(async {
@@ -57,24 +84,27 @@ fn main() -> ExitCode {
 }
 
 /// Makes the attacks of these parts, or all; returns how many did harm.
-async fn attack(parts: &[String]) -> Result<usize> {
-    let wanted = |part: &str| parts.is_empty() || parts.iter().any(|wanted| wanted == part);
+async fn attack(parts: &[Part]) -> Result<usize> {
+    let wanted = |part| parts.is_empty() || parts.contains(&part);
     let root = forrest_testbed::repository_root();
     let forrest = forrest_testbed::forrest_program()?;
     let path = root.join("target/security/report.json");
     let mut report = Report::default();
     let result = async {
-        if wanted("binary") {
+        if wanted(Part::Binary) {
             program::hardening(&mut report, &forrest);
         }
-        if wanted("fuzz") {
+        if wanted(Part::Fuzz) {
             program::fuzz(&mut report, &root, fuzz_seconds()?)?;
         }
-        if wanted("webhook") || wanted("guests") {
-            live(&mut report, &root, &forrest, wanted("webhook"), wanted("guests")).await?;
+        if wanted(Part::Webhook) || wanted(Part::Guests) {
+            live(&mut report, &root, &forrest, wanted(Part::Webhook), wanted(Part::Guests)).await?;
         }
-        if wanted("egress") {
+        if wanted(Part::Egress) {
             egress::attack(&mut report, &root)?;
+        }
+        if wanted(Part::Demo) {
+            aftermath::of_demo(&mut report, &root, &forrest);
         }
         Ok(())
     }

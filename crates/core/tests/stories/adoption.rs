@@ -2,6 +2,7 @@
 
 use forrest_core::event::{AdoptedVm, Deregistration, EndReason, Persist, Source, VmEnd};
 use forrest_core::model::{Conclusion, Job, JobId, JobStatus};
+use forrest_core::view::Waiting;
 use forrest_core::{Command, RunEvent};
 
 use crate::world::*;
@@ -156,4 +157,19 @@ fn a_job_that_github_said_is_another_runners_is_not_believed_to_be_its_own() {
     world.job_in_progress(1, "build", &other);
     let runner = world.adopted(NAME, "build", World::live(NAME), Some(1));
     world.is(&runner, "idle");
+}
+
+#[test]
+fn an_idle_runner_is_no_surplus_before_github_has_said_what_its_repository_waits_for() {
+    let mut world = World::new(&[("build", 12)]);
+    let name = "forrest-old-aaaaaaaaaaaaaaaa";
+    let runner = world.adopted(name, "p/q/old", World::live(name), None);
+    world.polled_in(&"o/r".parse().expect("a repository"), &[]);
+    world.job_queued(1, "build");
+    assert!(matches!(waits_for(&world, "build"), Some(Waiting::Ram { .. })));
+    world.after(MINUTE);
+    world.expect_none(deregister);
+    world.polled_in(&"p/q".parse().expect("a repository"), &[world.listed(&runner, false)]);
+    world.after(MINUTE);
+    world.expect_deregister(&runner);
 }

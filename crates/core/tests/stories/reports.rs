@@ -273,6 +273,26 @@ fn another_runners_finished_job_is_not_taken_for_ours() {
 }
 
 #[test]
+fn a_runner_that_lost_its_job_has_not_had_another_runners_finished_one() {
+    let mut world = World::new(&[("build", 4)]);
+    world.finishing(1, "build", Conclusion::Success);
+    let runner = world.busy(2, "build");
+    world.after(SECOND);
+    world.report(world.job(2, "build", JobStatus::Queued), Source::Asked(world.now));
+    assert_eq!(world.core.runs().get(&runner).and_then(|run| run.job()), None);
+    world.is(&runner, "busy");
+}
+
+#[test]
+fn a_job_that_runs_elsewhere_is_forgotten_with_its_repository() {
+    let mut world = World::new(&[("build", 4)]);
+    world.report(world.job(1, "build", JobStatus::InProgress), Source::Webhook);
+    assert_eq!(phase(&world, 1), Some(Phase::Running));
+    world.configure(|policy| policy.machines.clear());
+    assert_eq!(phase(&world, 1), None);
+}
+
+#[test]
 fn a_report_of_a_job_that_no_machine_type_serves_is_left_alone() {
     let mut world = World::new(&[("build", 4)]);
     world.job_queued(1, "other");
