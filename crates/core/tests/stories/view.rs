@@ -2,7 +2,7 @@
 
 use forrest_core::event::{EndReason, Source};
 use forrest_core::jobs::Phase;
-use forrest_core::model::{Bytes, JobStatus};
+use forrest_core::model::{Bytes, Conclusion, JobStatus};
 use forrest_core::policy::Resources;
 use forrest_core::view::{JobWait, Waiting};
 use forrest_core::{Capacity, Event};
@@ -57,4 +57,8 @@ fn runs_that_are_put_away_hold_a_disk_and_nothing_else() {
     let view = world.core.view(world.now);
     assert_eq!((view.capacity.ram_held, view.capacity.cpus_held), (Bytes(0), 0));
     assert_eq!((view.machines[0].runs, view.runs.len()), (0, 1));
+    // GitHub has not said yet that its job is over.
+    assert_eq!(view.repositories[0].running, 1);
+    world.job_completed(1, "build", Some(&runner), Conclusion::Success);
+    assert_eq!(world.core.view(world.now).repositories[0].running, 0);
 }

@@ -3,18 +3,12 @@
 //! Whoever opens a pull request chooses the job's name and owns the guest. A terminal would act on
 //! escape sequences in it: hide lines, change the window, type on the operator's behalf.
 
+pub use forrest_vm::foreign_text::is_harmful;
+
 use super::sequences::{Piece, Scanner};
 
 /// What stands for a character that must not be shown.
 const INSTEAD: char = char::REPLACEMENT_CHARACTER;
-
-/// Whether a character controls a terminal, or is invisible and reorders or hides others.
-pub fn is_harmful(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
-            | '\u{e0000}'..='\u{e007f}')
-}
 
 /// The text in one line, with nothing that a terminal would act on.
 pub fn one_line(text: &str) -> String {

@@ -16,6 +16,7 @@ use tokio::net::unix::OwnedReadHalf;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
+use crate::foreign_text::harmless;
 use crate::lines::{BoundedLines, Line};
 
 /// The longest line from the guest, in bytes.
@@ -73,20 +74,6 @@ impl GuestLine {
             _ => Self::Nonsense,
         }
     }
-}
-
-/// At most `len_max` characters, without any that a terminal would act on.
-pub(crate) fn harmless(text: &str, len_max: usize) -> String {
-    text.chars()
-        .take(len_max)
-        .map(|c| if c.is_control() || is_format(c) { '\u{fffd}' } else { c })
-        .collect()
-}
-
-/// Invisible characters that reorder or hide text.
-fn is_format(c: char) -> bool {
-    matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-        | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 /// Reads until the port closes or nobody listens any more.

@@ -18,7 +18,8 @@ use std::time::Duration;
 
 use forrest_core::model::Timestamp;
 
-use super::guest_port::{GuestLine, harmless};
+use super::guest_port::GuestLine;
+use crate::foreign_text::harmless;
 use crate::outcome::{EndReason, FORMAT, GUEST_ERRORS_MAX, QemuExit, VmTimes};
 use crate::protocol::{Happened, Pause, PauseReason, Request, ShimEvent, VmState, WHY_LEN_MAX};
 use crate::qmp::QmpEvent;

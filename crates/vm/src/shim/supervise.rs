@@ -20,6 +20,7 @@ use super::journal::Journal;
 use super::machine::{Action, Input, Machine, Now};
 use super::{announce, make_private, migrate, process, settle, wall_clock};
 use crate::console::ConsoleLog;
+use crate::foreign_text::harmless;
 use crate::lines::{BoundedLines, Line};
 use crate::outcome::QemuExit;
 use crate::protocol::{EVENTS_BEHIND_MAX, Happened, ShimEvent};
@@ -560,9 +561,7 @@ async fn read_stderr(pipe: ChildStderr, notes: mpsc::Sender<Note>) -> Vec<String
     let mut newest = std::collections::VecDeque::new();
     while let Ok(Some(line)) = lines.next().await {
         let line = match line {
-            Line::Text(line) => {
-                guest_port::harmless(&String::from_utf8_lossy(&line), STDERR_LINE_LEN_MAX)
-            }
+            Line::Text(line) => harmless(&String::from_utf8_lossy(&line), STDERR_LINE_LEN_MAX),
             Line::TooLong => "(a line that is too long)".to_owned(),
         };
         // Losing a line is better than waiting for a loop that may be waiting for this task.
