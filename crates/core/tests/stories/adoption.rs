@@ -3,7 +3,7 @@
 use forrest_core::event::{AdoptedVm, Deregistration, EndReason, Persist, Source, VmEnd};
 use forrest_core::model::{Conclusion, Job, JobId, JobStatus};
 use forrest_core::view::Waiting;
-use forrest_core::{Command, RunEvent};
+use forrest_core::{Command, Event, RunEvent};
 
 use crate::world::*;
 
@@ -37,6 +37,20 @@ fn a_job_that_ended_while_no_daemon_was_there_is_asked_for_and_its_hanging_guest
     world.expect_deregister(&runner);
     world.deregistered(&runner, Deregistration::AlreadyGone);
     world.expect_power_down(&runner);
+}
+
+#[test]
+fn a_run_has_no_job_any_more_where_github_does_not_know_the_one_it_was_known_to_have() {
+    let mut world = World::new(&[("build", 4)]);
+    let runner = world.adopted(NAME, "build", World::live(NAME), Some(1));
+    assert_eq!(world.core.runs().get(&runner).and_then(|run| run.job()), Some(JobId(1)));
+    world.event(Event::JobMissing {
+        repository: machine_name("build").repository().clone(),
+        job: JobId(1),
+        asked_at: world.now,
+    });
+    assert_eq!(world.core.runs().get(&runner).and_then(|run| run.job()), None);
+    world.expect_unharmed();
 }
 
 #[test]

@@ -273,3 +273,35 @@ fn an_image_that_takes_its_time_is_waited_for_until_the_job_is_not_to_be_overtak
     world.after(SECOND);
     world.begun();
 }
+
+#[test]
+fn a_repositorys_limit_holds_for_runs_that_are_begun_at_once() {
+    let mut world = World::new(&[("build", 1), ("test", 1), ("other", 1)]);
+    world.configure(|policy| {
+        policy.max_runs.insert(machine_name("x").repository().clone(), 3);
+        policy.machines.get_mut(&machine_name("build")).expect("it is there").max_runs = Some(2);
+    });
+    world.event(Event::DrainRequested(true));
+    for id in 0..4 {
+        world.job_queued(id, "build");
+        world.job_queued(10 + id, "test");
+    }
+    world.event(Event::DrainRequested(false));
+    let begun = |machine: &str| world.core.runs().of_machine(&machine_name(machine)).runs;
+    assert_eq!(begun("build") + begun("test"), 3);
+    world.configure(|policy| policy.max_runs.clear());
+    let begun = |machine: &str| world.core.runs().of_machine(&machine_name(machine)).runs;
+    assert_eq!((begun("build"), begun("test")), (2, 4));
+}
+
+#[test]
+fn a_machine_types_limit_holds_for_runs_that_are_begun_at_once() {
+    let mut world = World::new(&[("build", 1)]);
+    world.configure_machine("build", |machine| machine.max_runs = Some(2));
+    world.event(Event::DrainRequested(true));
+    for id in 0..4 {
+        world.job_queued(id, "build");
+    }
+    world.event(Event::DrainRequested(false));
+    assert_eq!(world.core.runs().of_machine(&machine_name("build")).runs, 2);
+}

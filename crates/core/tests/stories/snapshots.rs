@@ -269,6 +269,29 @@ fn after_a_restore_that_failed_runs_start_cold_until_there_is_another_snapshot()
 }
 
 #[test]
+fn a_snapshot_that_could_not_be_restored_is_not_believed_while_nothing_is_built_either() {
+    let mut world = ready();
+    world.job_queued(1, "build");
+    let (runner, _) = begun(&mut world);
+    world.prepared(&runner, src());
+    world.event(Event::DrainRequested(true));
+    world.exits(&runner, EndReason::RestoreFailed);
+    checked(&mut world, "build", true);
+    assert_eq!(snapshot(&world, "build").state, SnapshotState::Wanted);
+}
+
+#[test]
+fn of_two_snapshots_that_are_wanted_at_once_one_is_built_first() {
+    let mut world = World::new(&[("build", 4), ("test", 4)]);
+    world.event(Event::DrainRequested(true));
+    world.configure(|policy| policy.machines.values_mut().for_each(|m| m.snapshot = true));
+    checked(&mut world, "build", false);
+    checked(&mut world, "test", false);
+    world.event(Event::DrainRequested(false));
+    assert_eq!(world.count(build), 1);
+}
+
+#[test]
 fn a_restore_that_works_ends_the_doubts_that_another_raised() {
     let mut world = ready();
     let runners = [1, 2].map(|id| {

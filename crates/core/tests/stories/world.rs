@@ -344,6 +344,12 @@ impl World {
         }
     }
 
+    /// What the log says, word for word, in this weight and since somebody asked last.
+    pub fn said(&mut self, level: Level) -> Vec<String> {
+        let notes = std::mem::take(&mut self.notes);
+        notes.into_iter().filter(|note| note.level == level).map(|note| note.text).collect()
+    }
+
     // What the core wants.
 
     /// The command has to be among those that no story has looked at; it is taken out.
