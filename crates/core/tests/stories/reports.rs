@@ -2,7 +2,7 @@
 
 use forrest_core::event::{Deregistration, EndReason, Persist, Source};
 use forrest_core::jobs::Phase;
-use forrest_core::model::{Conclusion, Job, JobId, JobStatus, Timestamp};
+use forrest_core::model::{Conclusion, Job, JobId, JobStatus, RunnerName, Timestamp};
 use forrest_core::{Command, Event, Level, RunEvent};
 
 use crate::world::*;
@@ -290,6 +290,36 @@ fn a_job_that_runs_elsewhere_is_forgotten_with_its_repository() {
     assert_eq!(phase(&world, 1), Some(Phase::Running));
     world.configure(|policy| policy.machines.clear());
     assert_eq!(phase(&world, 1), None);
+}
+
+fn job_of(world: &World, runner: &RunnerName) -> Option<JobId> {
+    world.core.runs().get(runner).and_then(|run| run.job())
+}
+
+#[test]
+fn a_gone_runner_has_had_the_job_that_was_not_cancelled() {
+    let mut world = World::new(&[("build", 4)]);
+    let runner = world.finishing(1, "build", Conclusion::Cancelled);
+    world.exits(&runner, EndReason::GuestShutdown);
+    assert_eq!(job_of(&world, &runner), Some(JobId(1)));
+    for (id, had) in [(2, 2), (3, 2)] {
+        world.job_completed(id, "build", Some(&runner), Conclusion::Success);
+        assert_eq!(job_of(&world, &runner), Some(JobId(had)));
+    }
+}
+
+#[test]
+fn a_runner_whose_guest_is_powered_down_has_had_the_job_that_was_not_cancelled() {
+    let mut world = World::new(&[("build", 4)]);
+    let runner = world.finishing(1, "build", Conclusion::Cancelled);
+    world.after(11 * MINUTE);
+    world.expect_deregister(&runner);
+    world.deregistered(&runner, Deregistration::Removed);
+    world.expect_power_down(&runner);
+    for (id, had) in [(2, 2), (3, 2)] {
+        world.job_completed(id, "build", Some(&runner), Conclusion::Success);
+        assert_eq!(job_of(&world, &runner), Some(JobId(had)));
+    }
 }
 
 #[test]
