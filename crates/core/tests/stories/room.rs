@@ -139,3 +139,16 @@ fn no_more_runners_are_retired_than_jobs_are_gone_and_none_in_a_hurry() {
     assert!(!world.core.runs().is_empty());
     assert_eq!(world.core.runs().len(), 3);
 }
+
+#[test]
+fn only_one_disk_gets_its_place_however_large_it_may_grow() {
+    let mut world = World::new(&[("build", 1)]);
+    world.configure(|policy| policy.capacity.min_free_disk = Bytes(0));
+    world.event(Event::DrainRequested(true));
+    world.event(Event::HostMeasured { free_disk: Bytes::gib(5), run_disks: BTreeMap::new() });
+    world.job_queued(1, "build");
+    world.job_queued(2, "build");
+    world.event(Event::DrainRequested(false));
+    assert_eq!(begun(&mut world), 1);
+    assert!(matches!(waits_for(&world, "build"), Some(Waiting::Disk { .. })));
+}

@@ -208,6 +208,20 @@ fn a_job_waits_for_the_image_that_a_job_before_it_leaves() {
 }
 
 #[test]
+fn a_job_waits_for_the_job_that_the_base_has_now_and_not_for_an_earlier_one() {
+    let mut world = derived();
+    let base = world.busy(101, "base");
+    world.job_queued(201, "base");
+    world.job_in_progress(201, "base", &base);
+    world.forget_commands();
+    world.job_queued(102, "derived");
+    let derived = world.begun();
+    world.job_queued(202, "derived");
+    assert_eq!(waits_for(&world, "derived"), Some(Waiting::Base { runner: base }));
+    world.is(&derived, "preparing");
+}
+
+#[test]
 fn a_job_waits_while_the_base_is_busy_for_the_same_workflow_run_only() {
     let mut world = derived();
     world.busy(101, "base");
