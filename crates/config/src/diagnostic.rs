@@ -116,6 +116,22 @@ pub struct Diagnostic {
     pub help: Option<String>,
 }
 
+/// What a terminal would act on is replaced: words of the file can be part of a message or of a guess.
+fn visible(text: impl Into<String>) -> String {
+    let mut text = text.into();
+    if text.contains(char::is_control) {
+        text = text.replace(char::is_control, "\u{fffd}");
+    }
+    text
+}
+
+impl Note {
+    /// Something to know, and where.
+    pub fn new(message: impl Into<String>, location: Option<Location>) -> Self {
+        Self { message: visible(message), location }
+    }
+}
+
 /// SGR sequences, or nothing.
 struct Paint(bool);
 
@@ -150,7 +166,7 @@ impl Diagnostic {
         Self {
             severity,
             code,
-            message: message.into(),
+            message: visible(message),
             field: None,
             location: None,
             notes: Vec::new(),
@@ -161,7 +177,7 @@ impl Diagnostic {
     /// Adds what to write or do instead.
     #[must_use]
     pub fn help(mut self, help: impl Into<String>) -> Self {
-        self.help = Some(help.into());
+        self.help = Some(visible(help));
         self
     }
 
@@ -175,7 +191,7 @@ impl Diagnostic {
     /// Adds the field's full name.
     #[must_use]
     pub fn field(mut self, field: impl Into<String>) -> Self {
-        self.field = Some(field.into());
+        self.field = Some(visible(field));
         self
     }
 

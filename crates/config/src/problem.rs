@@ -81,9 +81,13 @@ impl Problem {
     fn into_diagnostic(self, source: &Source, others: usize) -> Diagnostic {
         let mut diagnostic = Diagnostic::new(self.severity, self.code, self.message)
             .at(self.span.map(|span| source.locate(span)));
-        diagnostic.field = self.field;
-        diagnostic.help = self.help;
-        let note = |(span, message)| Note { message, location: Some(source.locate(span)) };
+        if let Some(field) = self.field {
+            diagnostic = diagnostic.field(field);
+        }
+        if let Some(help) = self.help {
+            diagnostic = diagnostic.help(help);
+        }
+        let note = |(span, message)| Note::new(message, Some(source.locate(span)));
         diagnostic.notes = self.notes.into_iter().map(note).collect();
         if let Some((span, machine)) = self.used_by {
             let message = match others {
