@@ -270,7 +270,7 @@ impl Core {
 
     /// Whether this is no job that the runner really had, as far as is known: one that was cancelled,
     /// perhaps before the runner took it, or none.
-    fn was_cancelled(&self, job: Option<JobId>) -> bool {
+    pub(super) fn was_cancelled(&self, job: Option<JobId>) -> bool {
         let entry = job.and_then(|id| self.jobs.get(id));
         match entry {
             Some(entry) => entry.job.conclusion == Some(Conclusion::Cancelled),

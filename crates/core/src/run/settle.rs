@@ -171,7 +171,8 @@ impl Core {
         self.discard(runner, out);
     }
 
-    /// Promotes or discards a disk with a valid token as soon as its job's conclusion is known.
+    /// Promotes or discards a disk with a valid token as soon as its job's conclusion is known. A job that was cancelled
+    /// may be one that the runner never took: the news of the one that it had may still come.
     pub(crate) fn conclude(&mut self, now: Timestamp, runner: &RunnerName, out: &mut Vec<Command>) {
         let Some(run) = self.runs.get(runner) else { return };
         if !matches!(
@@ -182,8 +183,8 @@ impl Core {
         }
         match self.job_succeeded(runner) {
             Some(true) => self.promote(runner, out),
-            Some(false) => self.discard_failed(runner, out),
-            None => return,
+            Some(false) if !self.was_cancelled(run.job()) => self.discard_failed(runner, out),
+            Some(false) | None => return,
         }
         self.forget_when_settled(now, runner, out);
     }
@@ -346,11 +347,14 @@ impl Core {
     ) {
         let Some(disk) = self.settling(runner, |settling| settling.disk.clone()) else { return };
         match disk {
-            DiskDebt::AwaitingConclusion => self.promote_unless_news_may_come(now, runner, out),
-            // What GitHub did not say before the first try, it may have said by now.
-            DiskDebt::Promoting { .. } if self.job_succeeded(runner) == Some(false) => {
+            // Cancelled, and of no other job has been heard; or what GitHub did not say before the first try to promote,
+            // it has said by now.
+            DiskDebt::AwaitingConclusion | DiskDebt::Promoting { .. }
+                if self.job_succeeded(runner) == Some(false) =>
+            {
                 self.discard_failed(runner, out);
             }
+            DiskDebt::AwaitingConclusion => self.promote_unless_news_may_come(now, runner, out),
             DiskDebt::Promoting { .. } => self.promote(runner, out),
             DiskDebt::Discarding { .. } => self.discard(runner, out),
             DiskDebt::AwaitingPreparation | DiskDebt::ReadingBack | DiskDebt::Settled(_) => {}

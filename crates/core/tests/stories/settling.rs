@@ -217,6 +217,31 @@ fn a_cancelled_job_before_the_real_one_does_not_cost_the_image() {
 }
 
 #[test]
+fn a_cancelled_job_that_is_told_of_before_the_real_one_does_not_cost_the_image_either() {
+    let mut world = World::new(&[("build", 4)]);
+    let runner = world.idle(1, "build");
+    world.exits(&runner, EndReason::GuestShutdown);
+    world.read_back(&runner, Persist::Valid);
+    world.job_completed(1, "build", Some(&runner), Conclusion::Cancelled);
+    world.expect_none(discard);
+    world.job_completed(2, "build", Some(&runner), Conclusion::Success);
+    world.expect(promote);
+}
+
+#[test]
+fn a_cancelled_job_leaves_no_image_where_no_other_is_heard_of() {
+    let mut world = World::new(&[("build", 4)]);
+    let runner = with_token(&mut world, Some(Conclusion::Cancelled));
+    world.after(MINUTE);
+    world.expect_none(discard);
+    world.after(2 * MINUTE);
+    world.expect(discard);
+    world.expect_none(promote);
+    world.expect_note(Level::Warn, "but the job did not succeed");
+    world.is(&runner, "discarding");
+}
+
+#[test]
 fn an_end_that_is_told_twice_is_settled_once() {
     let mut world = World::new(&[("build", 4)]);
     let runner = with_token(&mut world, Some(Conclusion::Success));
