@@ -18,7 +18,6 @@
 //! - [`run_dir`]: the files of a run and what they say about it: live, over, never started.
 //! - [`console`]: the bounded console log and how to read it.
 //! - [`snapshot`]: templates of booted guests.
-//! - [`foreign_text`]: what others say, made harmless.
 //! - [`dumps`]: no core dumps of processes that hold secrets.
 //! - [`host`]: what this host's QEMU, KVM and CPU can do.
 //!
@@ -30,7 +29,6 @@ pub mod client;
 pub mod console;
 pub mod dumps;
 mod error;
-pub mod foreign_text;
 pub mod host;
 pub mod job_files;
 pub mod lines;

@@ -4,6 +4,7 @@
 //! Plain data with checked constructors. No policy and no state machine lives here.
 
 mod bytes;
+pub mod foreign_text;
 mod image;
 mod job;
 mod label;

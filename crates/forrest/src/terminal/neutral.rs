@@ -3,7 +3,7 @@
 //! Whoever opens a pull request chooses the job's name and owns the guest. A terminal would act on
 //! escape sequences in it: hide lines, change the window, type on the operator's behalf.
 
-pub use forrest_vm::foreign_text::is_harmful;
+pub use forrest_core::model::foreign_text::is_harmful;
 
 use super::sequences::{Piece, Scanner};
 

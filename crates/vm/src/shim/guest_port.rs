@@ -12,11 +12,11 @@
 
 use std::time::Duration;
 
+use forrest_core::model::foreign_text::harmless;
 use tokio::net::unix::OwnedReadHalf;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-use crate::foreign_text::harmless;
 use crate::lines::{BoundedLines, Line};
 
 /// The longest line from the guest, in bytes.

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use crate::foreign_text::harmless;
+use forrest_core::model::foreign_text::harmless;
 
 /// The most that is written to `shim.log`, in bytes.
 pub const LOG_LEN_MAX: usize = 128 << 10;

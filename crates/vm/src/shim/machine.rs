@@ -17,9 +17,9 @@
 use std::time::Duration;
 
 use forrest_core::model::Timestamp;
+use forrest_core::model::foreign_text::harmless;
 
 use super::guest_port::GuestLine;
-use crate::foreign_text::harmless;
 use crate::outcome::{EndReason, FORMAT, GUEST_ERRORS_MAX, QemuExit, VmTimes};
 use crate::protocol::{Happened, Pause, PauseReason, Request, ShimEvent, VmState, WHY_LEN_MAX};
 use crate::qmp::QmpEvent;

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use forrest_core::model::foreign_text::harmless;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::OwnedWriteHalf;
@@ -20,7 +21,6 @@ use super::journal::Journal;
 use super::machine::{Action, Input, Machine, Now};
 use super::{announce, make_private, migrate, process, settle, wall_clock};
 use crate::console::ConsoleLog;
-use crate::foreign_text::harmless;
 use crate::lines::{BoundedLines, Line};
 use crate::outcome::QemuExit;
 use crate::protocol::{EVENTS_BEHIND_MAX, Happened, ShimEvent};

@@ -13,3 +13,18 @@ pub fn harmless(text: &str, len_max: usize) -> String {
     let seen = |c| if is_harmful(c) { char::REPLACEMENT_CHARACTER } else { c };
     text.chars().take(len_max).map(seen).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_controls_hides_or_reorders_is_replaced_and_the_rest_is_kept() {
+        let hostile = "a\u{1b}[31m\u{202e}b\u{200b}\u{feff}\u{e0041}\u{9b}é 語";
+        assert_eq!(
+            harmless(hostile, 100),
+            "a\u{fffd}[31m\u{fffd}b\u{fffd}\u{fffd}\u{fffd}\u{fffd}é 語"
+        );
+        assert_eq!(harmless(hostile, 2), "a\u{fffd}");
+    }
+}
