@@ -217,6 +217,9 @@ impl Core {
         id: JobId,
         out: &mut Vec<Command>,
     ) {
+        // One that the runner had before this one was cancelled, and that was taken for the cancelled one.
+        let had = self.jobs.finished_on(runner).filter(|_| self.was_cancelled(Some(id)));
+        let id = had.unwrap_or(id);
         let other = self.jobs.running_on(runner).filter(|other| *other != id);
         let replaces = |job: Option<JobId>| job != Some(id) && self.was_cancelled(job);
         let replaces = replaces(self.runs.get(runner).and_then(Run::job));

@@ -1,7 +1,7 @@
 //! What is owed after a virtual machine's end.
 
 use forrest_core::event::{Deregistration, EndReason, Persist, Source};
-use forrest_core::model::{Conclusion, Generation, JobStatus, RunnerName};
+use forrest_core::model::{Conclusion, Generation, JobId, JobStatus, RunnerName};
 use forrest_core::{Command, Level, RunEvent};
 
 use crate::world::*;
@@ -225,6 +225,22 @@ fn a_cancelled_job_that_is_told_of_before_the_real_one_does_not_cost_the_image_e
     world.job_completed(1, "build", Some(&runner), Conclusion::Cancelled);
     world.expect_none(discard);
     world.job_completed(2, "build", Some(&runner), Conclusion::Success);
+    world.expect(promote);
+}
+
+/// Found by the simulation (seed 1230915): while the runner is taken to have a job that was cancelled before it took it,
+/// the end of the real one is told first.
+#[test]
+fn a_cancelled_job_that_is_told_of_after_the_real_one_does_not_cost_the_image_either() {
+    let mut world = World::new(&[("build", 4)]);
+    let runner = world.busy(1, "build");
+    world.job_completed(2, "build", Some(&runner), Conclusion::Success);
+    world.is(&runner, "busy");
+    world.job_completed(1, "build", Some(&runner), Conclusion::Cancelled);
+    world.is(&runner, "finishing");
+    assert_eq!(world.core.runs().get(&runner).and_then(|run| run.job()), Some(JobId(2)));
+    world.exits(&runner, EndReason::GuestShutdown);
+    world.read_back(&runner, Persist::Valid);
     world.expect(promote);
 }
 
