@@ -72,8 +72,12 @@ impl World {
                 let entry = checker.polls.entry(repository.clone()).or_default();
                 entry.1 = now + pause.min(2 * crate::plan::HOUR);
             }
+            // One that left the configuration is asked for as long as it has runs. Should it come back when it has none
+            // any more, GitHub has to answer anew.
             Event::Polled { repository, result: Ok(_), .. } => {
-                checker.answered.insert(repository.clone());
+                if self.policy.repositories().contains(repository) {
+                    checker.answered.insert(repository.clone());
+                }
             }
             Event::PolicyChanged(policy) => {
                 let configured = policy.repositories();
