@@ -74,10 +74,10 @@ impl World {
             }
             // One that left the configuration is asked for as long as it has runs. Should it come back when it has none
             // any more, GitHub has to answer anew.
-            Event::Polled { repository, result: Ok(_), .. } => {
-                if self.policy.repositories().contains(repository) {
-                    checker.answered.insert(repository.clone());
-                }
+            Event::Polled { repository, result: Ok(_), .. }
+                if self.policy.repositories().contains(repository) =>
+            {
+                checker.answered.insert(repository.clone());
             }
             Event::PolicyChanged(policy) => {
                 let configured = policy.repositories();
