@@ -217,9 +217,9 @@ impl Core {
         id: JobId,
         out: &mut Vec<Command>,
     ) {
-        // One that the runner had before this one was cancelled, and that was taken for the cancelled one.
-        let had = self.jobs.finished_on(runner).filter(|_| self.was_cancelled(Some(id)));
-        let id = had.unwrap_or(id);
+        // A job that was cancelled may be one that the runner never took: one that it has finished counts more.
+        let had = self.was_cancelled(Some(id)).then(|| self.jobs.finished_on(runner));
+        let id = had.flatten().unwrap_or(id);
         let other = self.jobs.running_on(runner).filter(|other| *other != id);
         let replaces = |job: Option<JobId>| job != Some(id) && self.was_cancelled(job);
         let replaces = replaces(self.runs.get(runner).and_then(Run::job));

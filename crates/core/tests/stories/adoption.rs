@@ -43,13 +43,13 @@ fn a_job_that_ended_while_no_daemon_was_there_is_asked_for_and_its_hanging_guest
 fn a_run_has_no_job_any_more_where_github_does_not_know_the_one_it_was_known_to_have() {
     let mut world = World::new(&[("build", 4)]);
     let runner = world.adopted(NAME, "build", World::live(NAME), Some(1));
-    assert_eq!(world.core.runs().get(&runner).and_then(|run| run.job()), Some(JobId(1)));
+    assert_eq!(world.job_of(&runner), Some(JobId(1)));
     world.event(Event::JobMissing {
         repository: machine_name("build").repository().clone(),
         job: JobId(1),
         asked_at: world.now,
     });
-    assert_eq!(world.core.runs().get(&runner).and_then(|run| run.job()), None);
+    assert_eq!(world.job_of(&runner), None);
     world.expect_unharmed();
 }
 
@@ -62,8 +62,8 @@ fn two_runs_that_knew_of_the_same_job_are_told_apart_by_github() {
     let running =
         Job { runner: Some(first.clone()), ..world.job(1, "build", JobStatus::InProgress) };
     world.report(running, Source::Asked(world.now));
-    assert_eq!(world.core.runs().get(&first).and_then(|run| run.job()), Some(JobId(1)));
-    assert_eq!(world.core.runs().get(&second).and_then(|run| run.job()), None);
+    assert_eq!(world.job_of(&first), Some(JobId(1)));
+    assert_eq!(world.job_of(&second), None);
     world.expect_unharmed();
 }
 
@@ -75,7 +75,7 @@ fn a_job_of_a_machine_type_that_is_gone_still_frees_the_runner_that_was_known_to
     world.after(SECOND);
     let queued = world.job(1, "old", JobStatus::Queued);
     world.report(queued, Source::Asked(world.now));
-    assert_eq!(world.core.runs().get(&runner).and_then(|run| run.job()), None);
+    assert_eq!(world.job_of(&runner), None);
 }
 
 #[test]

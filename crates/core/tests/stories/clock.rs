@@ -57,7 +57,7 @@ fn an_answer_from_before_a_step_back_counts_as_old() {
     // A new answer is believed at once, although its time lies before that of the last report.
     world.after(SECOND);
     world.report(queued, Source::Asked(world.now));
-    assert_eq!(world.core.runs().get(&runner).and_then(|run| run.job()), None);
+    assert_eq!(world.job_of(&runner), None);
 }
 
 #[test]
@@ -108,5 +108,5 @@ fn an_answer_to_a_question_that_was_asked_a_while_ago_is_not_old() {
     let asked_at = world.now;
     world.after(2 * SECOND);
     world.report(world.job(1, "build", JobStatus::Queued), Source::Asked(asked_at));
-    assert_eq!(world.core.runs().get(&runner).and_then(|run| run.job()), None);
+    assert_eq!(world.job_of(&runner), None);
 }

@@ -56,8 +56,8 @@ fn a_job_that_moved_to_another_runner_frees_the_first_one() {
     let moved =
         Job { runner: Some(second.clone()), ..world.job(1, "build", JobStatus::InProgress) };
     world.report(moved, Source::Asked(world.now));
-    assert_eq!(world.core.runs().get(&second).and_then(|run| run.job()), Some(JobId(1)));
-    assert_eq!(world.core.runs().get(&first).and_then(|run| run.job()), None);
+    assert_eq!(world.job_of(&second), Some(JobId(1)));
+    assert_eq!(world.job_of(&first), None);
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn a_job_that_somebody_elses_runner_took_frees_ours() {
     world.after(MINUTE);
     let taken = world.job(1, "build", JobStatus::InProgress);
     world.report(taken, Source::Asked(world.now));
-    assert_eq!(world.core.runs().get(&runner).and_then(|run| run.job()), None);
+    assert_eq!(world.job_of(&runner), None);
 }
 
 #[test]
@@ -269,7 +269,7 @@ fn another_runners_finished_job_is_not_taken_for_ours() {
     world.finishing(1, "build", Conclusion::Success);
     let runner = world.idle(2, "build");
     world.exits(&runner, EndReason::GuestShutdown);
-    assert_eq!(world.core.runs().get(&runner).and_then(|run| run.job()), None);
+    assert_eq!(world.job_of(&runner), None);
 }
 
 #[test]
@@ -279,7 +279,7 @@ fn a_runner_that_lost_its_job_has_not_had_another_runners_finished_one() {
     let runner = world.busy(2, "build");
     world.after(SECOND);
     world.report(world.job(2, "build", JobStatus::Queued), Source::Asked(world.now));
-    assert_eq!(world.core.runs().get(&runner).and_then(|run| run.job()), None);
+    assert_eq!(world.job_of(&runner), None);
     world.is(&runner, "busy");
 }
 
@@ -292,15 +292,11 @@ fn a_job_that_runs_elsewhere_is_forgotten_with_its_repository() {
     assert_eq!(phase(&world, 1), None);
 }
 
-fn job_of(world: &World, runner: &RunnerName) -> Option<JobId> {
-    world.core.runs().get(runner).and_then(|run| run.job())
-}
-
 /// Of three jobs, the first of which was cancelled.
 fn expect_it_had_the_second(world: &mut World, runner: &RunnerName) {
     for (id, had) in [(2, 2), (3, 2)] {
         world.job_completed(id, "build", Some(runner), Conclusion::Success);
-        assert_eq!(job_of(world, runner), Some(JobId(had)));
+        assert_eq!(world.job_of(runner), Some(JobId(had)));
     }
 }
 
@@ -309,7 +305,7 @@ fn a_gone_runner_has_had_the_job_that_was_not_cancelled() {
     let mut world = World::new(&[("build", 4)]);
     let runner = world.finishing(1, "build", Conclusion::Cancelled);
     world.exits(&runner, EndReason::GuestShutdown);
-    assert_eq!(job_of(&world, &runner), Some(JobId(1)));
+    assert_eq!(world.job_of(&runner), Some(JobId(1)));
     expect_it_had_the_second(&mut world, &runner);
 }
 
@@ -445,7 +441,7 @@ fn a_runner_that_loses_the_second_of_two_jobs_goes_on_with_the_first() {
     let runner = world.busy(1, "build");
     world.job_in_progress(2, "build", &runner);
     world.after(SECOND);
-    let job = |world: &World| world.core.runs().get(&runner).and_then(|run| run.job());
+    let job = |world: &World| world.job_of(&runner);
     assert_eq!(job(&world), Some(JobId(2)));
     world.report(world.job(2, "build", JobStatus::Queued), Source::Asked(world.now));
     assert_eq!(job(&world), Some(JobId(1)));

@@ -238,7 +238,7 @@ fn a_cancelled_job_that_is_told_of_after_the_real_one_does_not_cost_the_image_ei
     world.is(&runner, "busy");
     world.job_completed(1, "build", Some(&runner), Conclusion::Cancelled);
     world.is(&runner, "finishing");
-    assert_eq!(world.core.runs().get(&runner).and_then(|run| run.job()), Some(JobId(2)));
+    assert_eq!(world.job_of(&runner), Some(JobId(2)));
     world.exits(&runner, EndReason::GuestShutdown);
     world.read_back(&runner, Persist::Valid);
     world.expect(promote);

@@ -332,6 +332,11 @@ impl World {
         AdoptedVm::Live { runner_id: id_of(&runner), image: src(), restored: false, ready: true }
     }
 
+    /// The job that the run is known to have, or to have had.
+    pub fn job_of(&self, runner: &RunnerName) -> Option<JobId> {
+        self.core.runs().get(runner).and_then(|run| run.job())
+    }
+
     // What people are told.
 
     /// The log has a line of at least this weight with these words; what came before it is forgotten.
