@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use forrest_testbed::Testbed;
 use forrest_testbed::secrets::Secrets;
 
-use crate::measure::named;
+use crate::measure::{below, named};
 use crate::report::Report;
 
 /// Secrets that are left somewhere, and escape sequences that reach the operator.
@@ -39,7 +39,7 @@ fn demo(root: &Path, forrest: &Path) -> Result<(bool, String)> {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if path.is_dir() {
-            files += count(&path)?;
+            files += below(&path).len();
             leaks.extend(secrets.in_files(&path)?);
         } else if ["app-key.pem", "config.yaml"].contains(&name.as_str()) {
             // The operator's own.
@@ -66,16 +66,6 @@ fn demo(root: &Path, forrest: &Path) -> Result<(bool, String)> {
 fn mode(path: &Path) -> Result<u32> {
     use std::os::unix::fs::MetadataExt;
     Ok(std::fs::metadata(path)?.mode() & 0o7777)
-}
-
-/// How many files there are below a directory.
-fn count(dir: &Path) -> Result<usize> {
-    let mut files = 0;
-    for entry in std::fs::read_dir(dir)? {
-        let path = entry?.path();
-        files += if path.is_dir() { count(&path)? } else { 1 };
-    }
-    Ok(files)
 }
 
 async fn secrets(testbed: &Testbed) -> Result<(bool, String)> {

@@ -137,12 +137,17 @@ fn files(dir: &Path, seen: &mut Seen) {
 
 /// All files below a directory with this name.
 pub fn named(dir: &Path, name: &str) -> Vec<PathBuf> {
+    below(dir).into_iter().filter(|path| path.file_name().is_some_and(|n| n == name)).collect()
+}
+
+/// All files below a directory.
+pub fn below(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
         let path = entry.path();
         if path.is_dir() {
-            found.extend(named(&path, name));
-        } else if entry.file_name() == name {
+            found.extend(below(&path));
+        } else {
             found.push(path);
         }
     }
