@@ -11,7 +11,7 @@ use forrest_daemon::control::Status;
 use forrest_testbed::{MachinePlan, Plan, QueuedJob, Testbed};
 use github_sim::model::{Conclusion, JobId};
 
-use crate::scene::{GUEST_LIFE, assert_clean, complete_snapshots, plan_on_xfs, snapshot_of};
+use crate::scene::{GUEST_LIFE, assert_clean, complete_snapshots, plan_on_xfs, snapshot_of, until};
 
 const BUILD: &str = "acme/widgets/build";
 /// What is left of the file system: less than half of what a snapshot takes.
@@ -20,8 +20,6 @@ const NOT_ENOUGH: u64 = 80 << 20;
 const NEXT_TO_NOTHING: u64 = 2 << 20;
 /// What a guest has written to its RAM when its kernel runs, and a good deal less than what it will write.
 const BOOTING: u64 = 48 << 20;
-/// How long to wait before looking at a file again.
-const LOOK_PAUSE: Duration = Duration::from_millis(100);
 /// How long a file system may take to say that it is full.
 const ROUNDS_MAX: u32 = 100;
 
@@ -116,12 +114,8 @@ async fn a_disk_that_gets_full_under_a_snapshots_guest_costs_no_job() {
     let Some((plan, xfs)) = plan_on_xfs("full-guest") else { return };
     let mut testbed = building(plan).await;
     let snapshots = testbed.plan().base_dir().join("snapshots");
-    let boots = async {
-        while written_to_ram(&snapshots) < BOOTING {
-            tokio::time::sleep(LOOK_PAUSE).await;
-        }
-    };
-    tokio::time::timeout(GUEST_LIFE, boots).await.expect("the snapshot's guest boots");
+    until("the boot of the snapshot's guest", GUEST_LIFE, || written_to_ram(&snapshots) >= BOOTING)
+        .await;
     let unmovable = xfs.path().join("somebody-elses");
     fill(&unmovable, NEXT_TO_NOTHING);
 

@@ -11,6 +11,9 @@ use forrest_testbed::{MachinePlan, Plan, Testbed, Xfs};
 /// How long a guest's whole life may take, emulated on a busy machine.
 pub const GUEST_LIFE: Duration = Duration::from_secs(6 * 60);
 
+/// How long to wait before looking again at what nobody tells of.
+const LOOK_PAUSE: Duration = Duration::from_millis(20);
+
 /// Size of the file system of a story that needs one of its own.
 const XFS_GIB: u64 = 16;
 
@@ -57,6 +60,17 @@ pub async fn debian(story: &str, machines: &[&str]) -> Option<Testbed> {
     let mut plan = plan(story)?;
     plan.machines.extend(machines.iter().map(|name| MachinePlan::new(name)));
     Some(Testbed::start(plan).await.expect("the testbed starts"))
+}
+
+/// Waits until something is so that nobody tells of.
+pub async fn until(what: &str, timeout: Duration, mut is_so: impl FnMut() -> bool) {
+    let look = async {
+        while !is_so() {
+            tokio::time::sleep(LOOK_PAUSE).await;
+        }
+    };
+    let is_so = tokio::time::timeout(timeout, look).await.is_ok();
+    assert!(is_so, "{what} did not happen within {} s", timeout.as_secs());
 }
 
 /// What the status says of a machine type's snapshot.

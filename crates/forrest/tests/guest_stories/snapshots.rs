@@ -14,7 +14,7 @@ use forrest_testbed::{KEEP_DISK, MachinePlan, Plan, QueuedJob, Testbed, processe
 use github_sim::model::{ApiEffect, ApiFault, JobId, When};
 
 use crate::scene::{
-    GUEST_LIFE, assert_clean, complete_snapshots, plan, plan_on_xfs, root, snapshot_of,
+    GUEST_LIFE, assert_clean, complete_snapshots, plan, plan_on_xfs, root, snapshot_of, until,
 };
 
 const BUILD: &str = "acme/widgets/build";
@@ -22,8 +22,6 @@ const BUILD: &str = "acme/widgets/build";
 const CLONES: usize = 4;
 /// How long a supervisor that has nothing left to do may take to end, on a busy machine.
 const GONE_MAX: Duration = Duration::from_secs(10);
-/// How long to wait before looking at processes again.
-const LOOK_PAUSE: Duration = Duration::from_millis(20);
 /// How far a clone's clock may be off.
 const CLOCK_OFF_MAX_S: f64 = 0.1;
 
@@ -322,12 +320,7 @@ fn guests(testbed: &Testbed) -> usize {
 
 /// Waits until all of them are gone: a supervisor says how its guest ended, and then ends itself.
 async fn no_guest_is_left(testbed: &Testbed) {
-    let gone = async {
-        while guests(testbed) > 0 {
-            tokio::time::sleep(LOOK_PAUSE).await;
-        }
-    };
-    assert!(tokio::time::timeout(GONE_MAX, gone).await.is_ok(), "guests are left");
+    until("the end of all guests", GONE_MAX, || guests(testbed) == 0).await;
 }
 
 /// Waits until a guest is there, before it has a registration.
