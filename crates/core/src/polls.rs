@@ -37,7 +37,7 @@ const ORPHAN_AGE: Duration = Duration::from_secs(60 * 60);
 pub const ORPHANS_MAX: usize = 1_000;
 /// Such runners that one poll removes at most.
 const ORPHANS_PER_POLL: usize = 20;
-/// Repositories that are not polled now and whose limits are kept in mind.
+/// Repositories that are not polled any more, and of which it is kept in mind when they may be.
 const BLOCKED_MAX: usize = 1_000;
 /// How long an idle runner may be missing in GitHub's list: the list lags behind registrations.
 const LIST_LAG: Duration = Duration::from_secs(60);
@@ -48,7 +48,7 @@ pub(crate) struct Polls {
     by_repository: BTreeMap<Repository, Poll>,
     /// Webhooks are known to be missing until then.
     fast_until: Option<Timestamp>,
-    /// Until when GitHub does not want to be asked for repositories that are not polled now.
+    /// Until when repositories that are not polled any more must not be asked for, should they come back.
     blocked: BTreeMap<Repository, Timestamp>,
     /// When polling began: jobs from before it cannot have been announced.
     since: Option<Timestamp>,
@@ -69,6 +69,13 @@ struct Poll {
     watched_until: Option<Timestamp>,
     trouble: Option<String>,
     orphans: BTreeMap<RunnerName, Timestamp>,
+}
+
+impl Poll {
+    /// Before that, the repository must not be asked for.
+    fn earliest(&self) -> Option<Timestamp> {
+        self.last_asked.map(|at| at + POLL_MIN_PAUSE).max(self.blocked_until)
+    }
 }
 
 impl Polls {
@@ -190,13 +197,17 @@ impl Core {
         if configured() || has_runs() {
             return;
         }
-        if let Some(Poll { blocked_until: Some(at), .. }) =
-            self.polls.by_repository.remove(repository)
+        if let Some(at) = self.polls.by_repository.remove(repository).and_then(|poll| poll.earliest())
         {
-            if self.polls.blocked.len() >= BLOCKED_MAX {
-                self.polls.blocked.clear();
+            let blocked = &mut self.polls.blocked;
+            blocked.insert(repository.clone(), at);
+            if blocked.len() > BLOCKED_MAX {
+                // What is left of them is the shorter, and most of them are over.
+                let mut ends: Vec<_> = blocked.values().copied().collect();
+                let (_, median, _) = ends.select_nth_unstable(BLOCKED_MAX / 2);
+                let median = *median;
+                blocked.retain(|_, at| *at > median);
             }
-            self.polls.blocked.insert(repository.clone(), at);
         }
         self.timers.clear(&Timer::Poll(repository.clone()));
         self.jobs.forget(repository);
@@ -209,8 +220,7 @@ impl Core {
             poll.again = true;
             return;
         }
-        let earliest = poll.last_asked.map(|at| at + POLL_MIN_PAUSE).max(poll.blocked_until);
-        if let Some(earliest) = earliest
+        if let Some(earliest) = poll.earliest()
             && earliest > now
         {
             self.timers.set_at_latest(Timer::Poll(repository.clone()), earliest);

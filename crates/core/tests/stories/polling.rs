@@ -168,6 +168,22 @@ fn a_repository_that_comes_back_into_the_configuration_keeps_its_limit() {
     world.expect(poll);
 }
 
+/// A configuration that is saved twice within seconds does not make GitHub be asked at once.
+#[test]
+fn a_repository_that_comes_back_within_seconds_is_not_polled_again_at_once() {
+    let mut world = World::new(&[("build", 4)]);
+    world.after(15 * MINUTE);
+    world.expect(poll);
+    world.polled(&[]);
+    let machines = world.policy.machines.clone();
+    world.configure(|policy| policy.machines.clear());
+    world.after(4 * SECOND);
+    world.configure(|policy| policy.machines = machines);
+    world.expect_none(poll);
+    world.after(SECOND);
+    world.expect(poll);
+}
+
 #[test]
 fn every_repository_that_comes_back_keeps_its_limit() {
     let mut world = World::new(&[("a/a/build", 4), ("b/b/build", 4)]);
