@@ -197,7 +197,8 @@ impl Core {
         if configured() || has_runs() {
             return;
         }
-        if let Some(at) = self.polls.by_repository.remove(repository).and_then(|poll| poll.earliest())
+        if let Some(at) =
+            self.polls.by_repository.remove(repository).and_then(|poll| poll.earliest())
         {
             let blocked = &mut self.polls.blocked;
             blocked.insert(repository.clone(), at);

@@ -3,6 +3,7 @@
 
 mod bad_guests;
 mod full_disk;
+mod out_of_memory;
 mod restarts;
 mod scene;
 mod seed;
