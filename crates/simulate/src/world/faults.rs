@@ -289,8 +289,9 @@ impl World {
         if self.daemon.is_none() {
             return self.start_daemon();
         }
+        // First of all: what is begun from here on is judged by it.
+        self.policy_changed()?;
         self.tell(Event::DrainRequested(false))?;
-        self.resume_guests()?;
-        self.policy_changed()
+        self.resume_guests()
     }
 }
