@@ -201,6 +201,26 @@ fn every_repository_that_comes_back_keeps_its_limit() {
     assert_eq!(world.count(poll), 2);
 }
 
+/// What is kept in mind of repositories that left is bounded, and the longest limits are kept.
+#[test]
+fn a_limit_outlives_a_thousand_other_repositories_that_leave() {
+    let names: Vec<_> = (0..1_002).map(|number| format!("o/r{number}/build")).collect();
+    let machines: Vec<_> = names.iter().map(|name| (name.as_str(), 4)).collect();
+    let mut world = World::new(&machines);
+    let limited = machine_name("o/r7/build").repository().clone();
+    let not_before = Some(world.now + HOUR);
+    let result = Err(Trouble { what: "too many requests".into(), not_before });
+    world.event(Event::Polled { repository: limited.clone(), result, asked_at: world.now });
+    let machines = world.policy.machines.clone();
+    world.configure(|policy| policy.machines.clear());
+    assert!(world.core.sizes().blocked_repositories <= 1_000);
+    world.after(10 * SECOND);
+    world.configure(|policy| policy.machines = machines);
+    assert_eq!(world.count(poll), 1_001);
+    world.after(HOUR);
+    world.expect(|c| matches!(c, Command::Poll { repository, .. } if *repository == limited));
+}
+
 #[test]
 fn lists_lag_behind_so_that_a_runner_may_be_missing_for_a_minute() {
     for has_job in [false, true] {
