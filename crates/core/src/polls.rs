@@ -203,7 +203,7 @@ impl Core {
             let blocked = &mut self.polls.blocked;
             blocked.insert(repository.clone(), at);
             if blocked.len() > BLOCKED_MAX {
-                // What is left of them is the shorter, and most of them are over.
+                // The half that ends first goes: most of those pauses are over.
                 let mut ends: Vec<_> = blocked.values().copied().collect();
                 let (_, median, _) = ends.select_nth_unstable(BLOCKED_MAX / 2);
                 let median = *median;

@@ -28,6 +28,11 @@ impl Process {
         self.arguments.contains("\0shim\0")
     }
 
+    /// Whether it is a virtual machine.
+    pub fn is_qemu(&self) -> bool {
+        self.arguments.contains("qemu-system") && !self.is_shim()
+    }
+
     /// Whether it works in this directory, or its parent does: a QEMU has no path of it, only open files.
     fn works_in(&self, dir: &Path) -> bool {
         let text = dir.to_string_lossy();

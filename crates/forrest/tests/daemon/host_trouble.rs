@@ -220,10 +220,7 @@ async fn a_killed_qemu_costs_its_own_job_only() {
 
 /// Kills the QEMU whose command line names the runner.
 fn kill_qemu_of(runner: &str) {
-    let ours = |process: &Process| {
-        let arguments = &process.arguments;
-        arguments.contains("qemu-system") && arguments.contains(runner) && !process.is_shim()
-    };
+    let ours = |process: &Process| process.is_qemu() && process.arguments.contains(runner);
     let all = processes::all().expect("processes");
     let found: Vec<u32> = all.filter(ours).map(|process| process.pid).collect();
     assert_eq!(found.len(), 1, "QEMU of {runner}: {found:?}");

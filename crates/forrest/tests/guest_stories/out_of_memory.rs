@@ -35,6 +35,8 @@ impl SmallMemory {
             (unified.join("memory"), "memory.oom_control", limits)
         };
         let group = Self { dir: parent.join(name), counter };
+        // What a story left that was killed.
+        let _ = fs::remove_dir(&group.dir);
         fs::create_dir(&group.dir)?;
         let [memory, swap] = limits.map(|file| group.dir.join(file));
         fs::write(memory, limit.to_string())?;
@@ -67,10 +69,8 @@ impl Drop for SmallMemory {
 
 /// The QEMU of the testbed's only guest.
 fn qemu(testbed: &Testbed) -> u32 {
-    let is_qemu =
-        |process: &Process| process.arguments.contains("qemu-system") && !process.is_shim();
     let mut ours = processes::of(&testbed.plan().base_dir()).expect("processes");
-    ours.retain(is_qemu);
+    ours.retain(Process::is_qemu);
     let [qemu] = ours.as_slice() else { panic!("not one QEMU: {ours:?}") };
     qemu.pid
 }
