@@ -97,6 +97,8 @@ async fn each_qemu_is_a_user_of_its_own_with_a_filter_that_outlives_the_daemon()
         let line = limits.lines().find(|line| line.starts_with(bounded)).expect(bounded);
         assert!(!line.contains("unlimited"), "{line}");
     }
+    let readiness = std::fs::read_to_string(qemu.join("oom_score_adj")).expect("a readiness");
+    assert_eq!(readiness.trim(), "300", "how readily the kernel ends it for want of memory");
     // Nothing of the run was given away for that.
     for entry in std::fs::read_dir(run_dir(&testbed, &runner)).expect("a run").flatten() {
         let found = entry.metadata().expect("a file");

@@ -3,15 +3,16 @@
 //! The shim starts itself once more, as `forrest shim --exec-qemu …`; that process gives up what QEMU
 //! must not have, asks the kernel to be killed when its parent dies, and becomes QEMU:
 //!
-//! 1. a template's RAM becomes readable for QEMU's group. QEMU opens it with a plain `open`, which asks
+//! 1. it offers itself to a kernel that is out of memory ([`super::limits`]);
+//! 2. a template's RAM becomes readable for QEMU's group. QEMU opens it with a plain `open`, which asks
 //!    for the file's permissions even if the file is handed over open. Nobody of that group can reach
 //!    the file by its name, for the directories above it are Forrest's alone;
-//! 2. no capability is left in the bounding set;
-//! 3. it becomes the VM's user, in the VMs' group and no other, but for the group of `/dev/kvm`;
-//! 4. no capabilities, no new privileges;
-//! 5. bounds of what it may take ([`super::limits`]); no files but what every QEMU needs
+//! 3. no capability is left in the bounding set;
+//! 4. it becomes the VM's user, in the VMs' group and no other, but for the group of `/dev/kvm`;
+//! 5. no capabilities, no new privileges;
+//! 6. bounds of what it may take ([`super::limits`]); no files but what every QEMU needs
 //!    ([`forrest_confine::files`]), its template's RAM, and shared directories;
-//! 6. the bond to the shim.
+//! 7. the bond to the shim.
 
 use std::ffi::OsString;
 use std::io;
@@ -178,6 +179,7 @@ fn failed(what: &'static str) -> impl Fn(Errno) -> String {
 fn confine(launch: &Launch) -> Result<(), String> {
     // QEMU needs no directory of Forrest's, and could not even look at this one.
     rustix::process::chdir("/").map_err(failed("leave the run's directory"))?;
+    launch.limits.offer();
     if let Some(user) = &launch.user {
         if let Some((fd, mode)) = launch.ram {
             share_ram(fd, mode, user.gid).map_err(failed("let QEMU read the template's RAM"))?;
