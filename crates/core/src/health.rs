@@ -19,6 +19,9 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5 * 60);
 /// Guests of one generation that have to stay silent, one after the other, before the generation
 /// counts as broken. More than one: a busy host can make a single boot slow.
 const BROKEN_AFTER: u32 = 2;
+/// How many times as many more that takes where the image is another machine type's: the less likely one to be at
+/// fault, but nobody else may be there to find out.
+const MORE_FOR_OTHERS: u32 = 3;
 
 /// How a machine type's recent runs started.
 #[derive(Debug, Clone, Default)]
@@ -205,8 +208,9 @@ impl Core {
     }
 
     /// A guest of this machine type did not become ready. Its image is taken out of use after
-    /// `broken_after` of them in a row: four times as many for each one that went before it, and for
-    /// one that belongs to another machine type.
+    /// `broken_after` of them in a row: four times as many for each one that went before it, and then
+    /// [`MORE_FOR_OTHERS`] for one that belongs to another machine type. That is added and does not multiply: jobs
+    /// wait meanwhile, and with two images of others that do not boot they would for six hours.
     pub(crate) fn guest_was_silent(
         &mut self,
         machine: &MachineTypeName,
@@ -220,10 +224,8 @@ impl Core {
             return;
         }
         let health = self.health.entry(machine.clone()).or_default();
-        // The image of another machine type is the less likely one to be at fault, but nobody else
-        // may be there to find out.
-        let others = u32::from(machine != owner);
-        let broken_after = broken_after << (2 * (health.marked + others)).min(16);
+        let more = if machine == owner { 0 } else { MORE_FOR_OTHERS * broken_after };
+        let broken_after = (broken_after << (2 * health.marked).min(16)) + more;
         let count = match &health.unready {
             Some((before, count)) if before == image => count + 1,
             Some(_) | None => 1,

@@ -118,6 +118,11 @@ fn another_machine_types_generation_is_not_judged_so_soon() {
     let command = world.expect(broken);
     let Command::MarkBroken { machine, .. } = command else { unreachable!("just matched") };
     assert_eq!(machine, machine_name("base"));
+    // Jobs wait: the next one takes more, but not as many times as many as it took this time.
+    silent_guests(&mut world, 13, ("base", 6));
+    world.expect_none(broken);
+    silent_guests(&mut world, 1, ("base", 6));
+    world.expect(broken);
 }
 
 #[test]
