@@ -19,9 +19,12 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5 * 60);
 /// Guests of one generation that have to stay silent, one after the other, before the generation
 /// counts as broken. More than one: a busy host can make a single boot slow.
 const BROKEN_AFTER: u32 = 2;
-/// How many times as many more that takes where the image is another machine type's: the less likely one to be at
+/// How many times as many that takes after one that was taken out of use, while still no guest was ready: the
+/// fault may be elsewhere.
+const TIMES_AFTER_ANOTHER: u32 = 4;
+/// How many times as many that takes on top where the image is another machine type's: the less likely one to be at
 /// fault, but nobody else may be there to find out.
-const MORE_FOR_OTHERS: u32 = 3;
+const TIMES_FOR_OTHERS: u32 = 3;
 
 /// How a machine type's recent runs started.
 #[derive(Debug, Clone, Default)]
@@ -36,9 +39,8 @@ pub(crate) struct Health {
     pub(crate) trouble: Option<String>,
     /// The generation whose guest did not become ready, and how often in a row.
     unready: Option<(ImageRef, u32)>,
-    /// Generations that were taken out of use since a guest was ready. The more there are, the
-    /// likelier the fault is elsewhere, and the more silent guests the next one needs.
-    marked: u32,
+    /// Whether a generation was taken out of use since a guest was ready.
+    marked: bool,
 }
 
 /// A generation of a machine type's image that was taken out of use.
@@ -116,7 +118,7 @@ impl Core {
             self.note_proven(&image);
         }
         let Some(health) = self.health.get_mut(&machine) else { return };
-        (health.failures, health.unready, health.marked) = (0, None, 0);
+        (health.failures, health.unready, health.marked) = (0, None, false);
         if health.fruitless == 0 {
             self.machine_works(&machine);
         }
@@ -208,9 +210,9 @@ impl Core {
     }
 
     /// A guest of this machine type did not become ready. Its image is taken out of use after
-    /// `broken_after` of them in a row: four times as many for each one that went before it, and then
-    /// [`MORE_FOR_OTHERS`] for one that belongs to another machine type. That is added and does not multiply: jobs
-    /// wait meanwhile, and with two images of others that do not boot they would for six hours.
+    /// `broken_after` of them in a row; of [`TIMES_AFTER_ANOTHER`] as many after another one, and
+    /// [`TIMES_FOR_OTHERS`] as many on top for one that belongs to another machine type. No more than that, however
+    /// many went before: jobs wait meanwhile, some ten minutes for each guest.
     pub(crate) fn guest_was_silent(
         &mut self,
         machine: &MachineTypeName,
@@ -224,8 +226,9 @@ impl Core {
             return;
         }
         let health = self.health.entry(machine.clone()).or_default();
-        let more = if machine == owner { 0 } else { MORE_FOR_OTHERS * broken_after };
-        let broken_after = (broken_after << (2 * health.marked).min(16)) + more;
+        let times = if health.marked { TIMES_AFTER_ANOTHER } else { 1 };
+        let others = if machine == owner { 0 } else { TIMES_FOR_OTHERS };
+        let broken_after = broken_after * (times + others);
         let count = match &health.unready {
             Some((before, count)) if before == image => count + 1,
             Some(_) | None => 1,
@@ -234,7 +237,7 @@ impl Core {
             health.unready = Some((image.clone(), count));
             return;
         }
-        (health.unready, health.marked) = (None, health.marked.saturating_add(1));
+        (health.unready, health.marked) = (None, true);
         let why =
             if count > 1 { format!("{count} guests in a row: {what}") } else { what.to_owned() };
         let text = format!("{image} is taken out of use: {why}");

@@ -30,6 +30,7 @@ impl World {
         checker.failed_promotions.clear();
         checker.polls.clear();
         checker.answered.clear();
+        checker.heard.clear();
         checker.draining = false;
         checker.forgotten.clear();
         checker.idle.fill(0);
@@ -50,6 +51,7 @@ impl World {
                     checker.concluded.insert(job.id, conclusion);
                 }
                 checker.told = Some(job.id);
+                checker.heard.entry(job.id).or_insert(now);
                 let claim = job.runner.as_ref().and_then(|runner| checker.claims.get(runner));
                 if let Some(claim) = claim {
                     checker.unproven[claim.machine] = false;

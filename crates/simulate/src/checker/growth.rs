@@ -10,7 +10,7 @@ use crate::world::host::{KEEP_GENERATIONS, KEEP_RUNS, TrueSnapshot};
 use super::Broken;
 
 /// How long after its end a job may still count as open: GitHub may not answer for hours, and then ask
-/// for two more.
+/// for two more. A daemon that was told of it only later, by a webhook that is as old, has as long from there.
 const STALE_MAX: u64 = 12 * HOUR;
 /// How long a snapshot is built at most, jobs that need the room or not.
 const BUILD_MAX: u64 = 2 * HOUR;
@@ -49,7 +49,8 @@ impl World {
         }
         let stale = |id: &JobId| {
             let ended = self.github.jobs.get(id).and_then(|job| job.ended);
-            ended.is_some_and(|at| self.now - at > STALE_MAX)
+            let heard = self.checker.heard.get(id).copied().unwrap_or_default();
+            ended.is_some_and(|at| self.now - at.max(heard) > STALE_MAX)
         };
         let mut open = daemon.core.jobs().unfinished().map(|entry| entry.job.id);
         match open.find(stale) {

@@ -87,6 +87,8 @@ pub struct Checker {
     polls: BTreeMap<Repository, (Option<u64>, u64)>,
     /// Repositories that GitHub has answered for, to the present daemon.
     answered: BTreeSet<Repository>,
+    /// When the present daemon first heard of each job.
+    heard: BTreeMap<JobId, u64>,
     /// When requests were sent.
     sent: VecDeque<u64>,
     /// When something last went wrong with a machine type's runs, as the present daemon was told.
@@ -134,6 +136,7 @@ impl Checker {
             highest: vec![Generation(0); machines.len()],
             polls: BTreeMap::new(),
             answered: BTreeSet::new(),
+            heard: BTreeMap::new(),
             sent: VecDeque::new(),
             trouble: vec![None; machines.len()],
             unproven: vec![false; machines.len()],

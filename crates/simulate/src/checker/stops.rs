@@ -40,7 +40,13 @@ impl World {
         let Some(limit) = self.plan.machines[run.machine].job_timeout else {
             return Err(Broken(format!("{runner} has a deadline without a limit")));
         };
-        let job = self.github.job_on(runner).and_then(|id| self.github.jobs.get(&id));
+        let id = self.github.job_on(runner);
+        let Vm::Live(guest) = &run.vm else { return Ok(()) };
+        // GitHub took a job back, and there is no daemon to tell the supervisor of the one that it gave instead.
+        if self.daemon.is_none() && guest.job_deadline.is_some_and(|(_, of)| of != id) {
+            return Ok(());
+        }
+        let job = id.and_then(|id| self.github.jobs.get(&id));
         let Some(since) = job.and_then(|job| job.given.as_ref()) else { return Ok(()) };
         let ran = self.now - since.1;
         if ran + SECOND < limit.as_millis() as u64 {

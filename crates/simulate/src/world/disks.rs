@@ -94,6 +94,9 @@ impl World {
             }
             Work::MarkBroken(machine, generation) => {
                 if let Some(image) = self.host.images[machine].generations.get_mut(&generation) {
+                    if image.broken && !image.marked {
+                        self.cleared = self.now;
+                    }
                     image.marked = true;
                 }
             }
@@ -189,8 +192,9 @@ impl World {
 
     fn set_deadline(&mut self, runner: &RunnerName, at: Timestamp) {
         let at = (at != Timestamp::NEVER).then(|| self.now + at.0.saturating_sub(self.wall().0));
+        let job = self.github.job_on(runner);
         let Some(guest) = self.host.guest(runner) else { return };
-        guest.job_deadline = at;
+        guest.job_deadline = at.map(|at| (at, job));
         let Some(at) = at else { return };
         let number = guest.number;
         self.at(at, Action::Guest(runner.clone(), number, super::GuestStep::JobTimeout));

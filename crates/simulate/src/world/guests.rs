@@ -162,7 +162,7 @@ impl World {
                 }
             }
             GuestStep::JobTimeout => {
-                if guest.job_deadline.is_some_and(|at| at <= self.now) {
+                if guest.job_deadline.is_some_and(|(at, _)| at <= self.now) {
                     self.checker_on_deadline(runner)?;
                     self.guest_ends(runner, EndReason::JobTimeout);
                 }

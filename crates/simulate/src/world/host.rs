@@ -68,8 +68,8 @@ pub struct Guest {
     pub restored: bool,
     /// Whether it has been ready.
     pub ready: bool,
-    /// When the supervisor ends its job.
-    pub job_deadline: Option<u64>,
+    /// When the supervisor ends its job, and the job that its runner had when that was ordered.
+    pub job_deadline: Option<(u64, Option<JobId>)>,
     /// Whether it will never end by itself.
     pub hung: bool,
     /// Whether it does not hear its power button.

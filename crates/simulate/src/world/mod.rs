@@ -32,7 +32,8 @@ use requests::Request;
 /// The host's clock at the beginning of the day, in milliseconds since the Unix epoch.
 const MORNING: i64 = 1_800_000_000_000;
 /// How long after the end of the faults the last job is served, beside the work that is left: GitHub
-/// may have said not to be asked for two hours, and an approval may take three.
+/// may have said not to be asked for two hours, and an approval may take three. Each image that does not boot takes
+/// its own time, one after the other: 14 guests at most, of ten minutes each with the pauses between them.
 pub const SERVED_MAX: u64 = 4 * HOUR;
 /// How long the world may take to come to rest once the faults stop, beside the work that is left.
 pub const REST_MAX: u64 = 8 * HOUR;
@@ -162,7 +163,10 @@ pub struct World {
     /// Which daemon it is; answers to earlier ones are lost.
     pub(crate) epoch: u32,
     pub(crate) checker: Checker,
+    /// When the faults stopped.
     pub(crate) calm: Option<u64>,
+    /// When an image that does not boot was last taken out of use.
+    pub(crate) cleared: u64,
     places: BTreeMap<MachineTypeName, usize>,
     pub(crate) tally: Tally,
     trace: Option<Trace>,
@@ -221,6 +225,7 @@ impl World {
             epoch: 0,
             checker: Checker::new(&plan),
             calm: None,
+            cleared: 0,
             places,
             tally: Tally::default(),
             trace,
@@ -259,28 +264,26 @@ impl World {
     }
 
     fn live_on(&mut self) -> Result<(), Broken> {
-        let (mut bound, mut work_left) = (u64::MAX, 0);
+        let mut work_left = None;
         let mut served = false;
         while let Some(Reverse(due)) = self.queue.pop() {
             self.now = self.now.max(due.at);
             self.act(*due.action)?;
-            if let Some(since) = self.calm {
-                if bound == u64::MAX {
-                    work_left = self.work_left();
-                    bound = since + REST_MAX + work_left;
-                }
+            if let Some(calm) = self.calm {
+                let left = *work_left.get_or_insert_with(|| self.work_left());
+                let since = calm.max(self.cleared) + left;
                 if !served && self.github.open.is_empty() {
                     served = true;
-                    self.tally.served = (self.now - since).saturating_sub(work_left);
+                    self.tally.served = (self.now - calm).saturating_sub(left);
                 }
-                if !served && self.now > since + SERVED_MAX + work_left {
+                if !served && self.now > since + SERVED_MAX {
                     return Err(Broken(self.unrest("jobs are not served")));
                 }
                 if self.is_at_rest() {
-                    self.tally.rest = self.now - since;
+                    self.tally.rest = self.now - calm;
                     return self.checker.at_rest(self);
                 }
-                if self.now > bound {
+                if self.now > since + REST_MAX {
                     return Err(Broken(self.unrest("no rest")));
                 }
             }
