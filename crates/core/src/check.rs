@@ -48,6 +48,14 @@ pub enum Violation {
         /// Whose.
         runner: RunnerName,
     },
+    /// A run that is over is still remembered as the one that has a job.
+    #[error("job {job} is remembered to be on {runner}, which is over")]
+    Gone {
+        /// Which job.
+        job: JobId,
+        /// The run that is not there.
+        runner: RunnerName,
+    },
     /// The order of the queue is not that of the jobs.
     #[error("the queue of {machine} does not hold exactly its queued jobs")]
     Queue {
@@ -63,6 +71,7 @@ pub enum Violation {
 pub fn check(core: &Core) -> Result<(), Violation> {
     sums(core)?;
     jobs_once(core)?;
+    adopted_jobs(core)?;
     deadlines(core)?;
     waiting(core)?;
     queues(core)
@@ -158,6 +167,15 @@ fn deadlines(core: &Core) -> Result<(), Violation> {
         return Err(Violation::NotPolled { runner: run.runner.clone() });
     }
     Ok(())
+}
+
+/// What earlier daemons knew is forgotten with the run that it is about.
+fn adopted_jobs(core: &Core) -> Result<(), Violation> {
+    let mut held = core.adopted_jobs.iter();
+    match held.find(|(_, runner)| core.runs.get(runner).is_none()) {
+        Some((job, runner)) => Err(Violation::Gone { job: *job, runner: runner.clone() }),
+        None => Ok(()),
+    }
 }
 
 /// The jobs that are not over; there can be thousands of others, and this is done after every event.

@@ -410,11 +410,8 @@ impl Core {
             self.timers.clear(&timer(runner.clone()));
         }
         out.push(Command::Forget { runner: runner.clone(), machine: run.machine.clone() });
-        if let Some(id) = job
-            && self.adopted_jobs.get(&id) == Some(runner)
-        {
-            self.adopted_jobs.remove(&id);
-        }
+        // Also the one that an earlier daemon knew it to have, when it turned out to have another one.
+        self.adopted_jobs.retain(|_, holder| holder != runner);
         let entry = job.and_then(|id| self.jobs.get(id));
         let finished = FinishedRun {
             runner: run.runner,

@@ -68,6 +68,23 @@ fn two_runs_that_knew_of_the_same_job_are_told_apart_by_github() {
 }
 
 #[test]
+fn the_job_that_a_run_was_known_to_have_is_forgotten_with_it_although_it_had_another_one() {
+    let mut world = World::new(&[("build", 4)]);
+    let runner = world.adopted(NAME, "build", World::live(NAME), Some(1));
+    let running =
+        Job { runner: Some(runner.clone()), ..world.job(2, "build", JobStatus::InProgress) };
+    world.report(running, Source::Webhook);
+    assert_eq!(world.job_of(&runner), Some(JobId(2)));
+    assert_eq!(world.core.sizes().adopted_jobs, 1);
+    world.exits(&runner, EndReason::GuestShutdown);
+    world.read_back(&runner, Persist::Absent);
+    world.run_event(&runner, RunEvent::Discarded(Ok(())));
+    world.deregistered(&runner, Deregistration::AlreadyGone);
+    world.expect(|c| matches!(c, Command::Forget { .. }));
+    assert_eq!(world.core.sizes().adopted_jobs, 0);
+}
+
+#[test]
 fn a_job_of_a_machine_type_that_is_gone_still_frees_the_runner_that_was_known_to_have_it() {
     let mut world = World::new(&[("build", 4)]);
     let name = "forrest-old-aaaaaaaaaaaaaaaa";
