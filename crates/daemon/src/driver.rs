@@ -271,7 +271,8 @@ impl Driver {
                 self.tasks.spawn(executors.start(run, id, jit_config))
             }
             Command::SetJobDeadline { at, .. } => {
-                self.tasks.spawn(executors.set_job_deadline(run, at))
+                run.deadline.say(at);
+                self.tasks.spawn(executors.set_job_deadline(run))
             }
             Command::PowerDown { .. } => self.tasks.spawn(executors.power_down(run)),
             Command::Kill { why, .. } => self.tasks.spawn(executors.kill(run, why)),
@@ -283,7 +284,10 @@ impl Driver {
                 self.jit_configs.remove(&run.runner);
                 self.tasks.spawn(executors.forget(run))
             }
-            Command::RecordJob { job, .. } => self.tasks.spawn(executors.record_job(run, job)),
+            Command::RecordJob { job, .. } => {
+                run.recorded_job.say(job);
+                self.tasks.spawn(executors.record_job(run))
+            }
             Command::Note(_)
             | Command::Prepare { .. }
             | Command::Poll { .. }

@@ -182,10 +182,9 @@ impl Executors {
         self.answer(run, event).await;
     }
 
-    pub(crate) async fn set_job_deadline(self, run: Arc<RunContext>, at: Timestamp) {
-        let asked =
-            async { ShimClient::connect(run.dir.path()).await?.job_deadline(Some(at)).await };
-        log_refusal(&run, "set its job's time limit", asked.await);
+    /// Tells the supervisor of the run's [`RunContext::deadline`].
+    pub(crate) async fn set_job_deadline(self, run: Arc<RunContext>) {
+        run.deadline.pass_on(async |at| limit(&run, at).await).await;
     }
 
     pub(crate) async fn power_down(self, run: Arc<RunContext>) {
@@ -203,19 +202,29 @@ impl Executors {
         log_refusal(&run, "end it", asked.await);
     }
 
-    pub(crate) async fn record_job(self, run: Arc<RunContext>, job: JobId) {
-        let dir = run.dir.path().to_owned();
-        let recorded = blocking(move || match RunRecord::read(&dir) {
-            Some(mut record) => {
-                record.job = Some(job);
-                record.write(&dir)
-            }
-            None => Ok(()),
-        });
-        if let Err(error) = recorded.await {
-            tracing::warn!(runner = %run.runner, %job, %error, "could not record the run's job");
-        }
+    /// Writes down the run's [`RunContext::recorded_job`].
+    pub(crate) async fn record_job(self, run: Arc<RunContext>) {
+        run.recorded_job.pass_on(async |job| record(&run, job).await).await;
     }
+}
+
+async fn record(run: &RunContext, job: JobId) {
+    let dir = run.dir.path().to_owned();
+    let recorded = blocking(move || match RunRecord::read(&dir) {
+        Some(mut record) => {
+            record.job = Some(job);
+            record.write(&dir)
+        }
+        None => Ok(()),
+    });
+    if let Err(error) = recorded.await {
+        tracing::warn!(runner = %run.runner, %job, %error, "could not record the run's job");
+    }
+}
+
+async fn limit(run: &RunContext, at: Timestamp) {
+    let asked = async { ShimClient::connect(run.dir.path()).await?.job_deadline(Some(at)).await };
+    log_refusal(run, "set its job's time limit", asked.await);
 }
 
 /// Which virtual machines may be ended with their directory's files.

@@ -6,10 +6,12 @@
 //! - `machines`: what happens to its virtual machine, through its supervisor.
 //! - `snapshots`: guests that were booted once, to be restored any number of times.
 //! - `github`: what GitHub is asked.
+//! - `last_word`: what is passed on in order although each command has a task of its own.
 
 mod disks;
 mod github;
 pub(crate) mod housekeeping;
+mod last_word;
 mod machines;
 mod reclaim;
 mod snapshots;
@@ -20,7 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use forrest_config::{Config, Machine, NeverShared};
 use forrest_core::event::Trouble;
-use forrest_core::model::{Bytes, Labels, MachineTypeName, RunnerName};
+use forrest_core::model::{Bytes, JobId, Labels, MachineTypeName, RunnerName, Timestamp};
 use forrest_core::{Event, RunEvent};
 use forrest_github::GitHub;
 use forrest_images::{ImageError, RunDir, Store};
@@ -31,6 +33,7 @@ use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, watch};
 use crate::containment::Containment;
 use crate::driver::{Inbox, Message};
 use housekeeping::{KeptImages, KeptRuns};
+use last_word::LastWord;
 
 pub(crate) use disks::disk_exists;
 pub(crate) use housekeeping::is_forgotten;
@@ -88,6 +91,10 @@ pub(crate) struct RunContext {
     pub(crate) token: Option<SecretString>,
     /// Its files.
     pub(crate) dir: RunDir,
+    /// When its supervisor is to end its job.
+    pub(crate) deadline: LastWord<Timestamp>,
+    /// The job that its record is to name.
+    pub(crate) recorded_job: LastWord<JobId>,
     /// Whether its directory was made, or why it could not be.
     begun: OnceCell<Result<(), String>>,
     /// Set once its guest is being restored, ahead of its registration.
@@ -116,6 +123,8 @@ impl RunContext {
             labels: labels.unwrap_or_default(),
             token: token.map(|token| SecretString::from(token.expose())),
             dir: executors.store.run_dir(runner, machine),
+            deadline: LastWord::new(),
+            recorded_job: LastWord::new(),
             begun: OnceCell::new(),
             restored: OnceCell::new(),
             turn: Mutex::new(None),
