@@ -119,7 +119,7 @@ impl Executors {
             let run = Arc::clone(&run);
             blocking(move || read_back(&run)).await
         };
-        self.answer(&run, RunEvent::ReadBack(Ok(found))).await;
+        self.answer(&run, RunEvent::ReadBack(found)).await;
     }
 
     /// Makes the run's disk the machine type's next image.
@@ -455,9 +455,13 @@ fn destination(allowed: &Destination) -> forrest_confine::Destination {
     forrest_confine::Destination { address, prefix, port }
 }
 
-fn read_back(run: &RunContext) -> Persist {
-    let Some(token) = &run.token else { return Persist::Absent };
-    match readback::read_file(&run.dir.job_config(), readback::PERSIST, readback::PERSIST_MAX) {
+fn read_back(run: &RunContext) -> Result<Persist, Trouble> {
+    let Some(token) = &run.token else { return Ok(Persist::Absent) };
+    let found = match readback::read_file(
+        &run.dir.job_config(),
+        readback::PERSIST,
+        readback::PERSIST_MAX,
+    ) {
         Ok(ReadBack::Content(content)) if persistence_token_matches(token, &content) => {
             Persist::Valid
         }
@@ -467,11 +471,10 @@ fn read_back(run: &RunContext) -> Persist {
             tracing::warn!(runner = %run.runner, "the job-config disk: {why}");
             Persist::Damaged
         }
-        Err(error) => {
-            tracing::warn!(runner = %run.runner, %error, "the job-config disk cannot be read");
-            Persist::Damaged
-        }
-    }
+        // The guest is not to blame.
+        Err(error) => return Err(Trouble::new(error.to_string())),
+    };
+    Ok(found)
 }
 
 fn origin(job: Option<&Job>, event: Option<String>) -> Origin {
