@@ -12,6 +12,15 @@ fn with_overhead(machine: &MachineType) -> u64 {
     machine.ram.0 + (150 << 20) + u64::from(machine.cpus) * (8 << 20) + machine.ram.0 / 200
 }
 
+/// Which disks of runs count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Disks {
+    /// Those that are there.
+    There,
+    /// Those that the daemon was not told to be gone: one whose removal takes effect, and fails, it takes to be there.
+    NotToldGone,
+}
+
 impl World {
     /// Whether the run of this claim still holds RAM, as far as the host knows.
     fn is_live(&self, name: &RunnerName, claim: &Claim) -> bool {
@@ -44,7 +53,12 @@ impl World {
     }
 
     /// Room is about to be promised to a run or a build of this machine type.
-    pub(super) fn judge_capacity(&self, machine: usize, what: &str) -> Result<(), Broken> {
+    pub(super) fn judge_capacity(
+        &self,
+        machine: usize,
+        what: &str,
+        counted: Disks,
+    ) -> Result<(), Broken> {
         let checker = &self.checker;
         let wanted = &checker.machines[machine];
         let capacity = &self.policy.capacity;
@@ -61,7 +75,7 @@ impl World {
             }
             let settled =
                 run.is_some_and(|run| matches!(run.disk, Disk::Promoted(_) | Disk::Removed));
-            if claim.disk && !settled {
+            if claim.disk && (counted == Disks::NotToldGone || !settled) {
                 let used = used.get(name).copied().unwrap_or_default();
                 growth += of.disk.0.saturating_sub(used.0);
                 disks += 1;

@@ -7,6 +7,7 @@ use forrest_core::{Command, Core};
 use crate::world::World;
 use crate::world::host::{Disk, Vm};
 
+use super::capacity::Disks;
 use super::{Broken, Claim};
 
 impl World {
@@ -104,7 +105,7 @@ impl World {
                         false
                     }
                     // Also where there never was one: the host knows nothing of such a run.
-                    RunEvent::Discarded(Ok(())) => {
+                    RunEvent::Discarded(Ok(())) | RunEvent::Promoted(Ok(_)) => {
                         if let Some(claim) = checker.claims.get_mut(runner) {
                             claim.disk = false;
                         }
@@ -143,13 +144,13 @@ impl World {
                 Command::Prepare { runner, machine, .. } => {
                     self.judge_limits(machine)?;
                     let machine = self.place(machine);
-                    self.judge_capacity(machine, &format!("run {runner}"))?;
+                    self.judge_capacity(machine, &format!("run {runner}"), Disks::There)?;
                     let claim = Claim { machine, memory: true, disk: true, start: false };
                     self.checker.claims.insert(runner.clone(), claim);
                 }
                 Command::BuildSnapshot { machine } => {
                     let machine = self.place(machine);
-                    self.judge_capacity(machine, "a snapshot")?;
+                    self.judge_capacity(machine, "a snapshot", Disks::There)?;
                     self.checker.builds.insert(machine);
                 }
                 Command::StartVm { runner, .. } => {

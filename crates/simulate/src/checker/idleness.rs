@@ -9,6 +9,7 @@ use crate::plan::MINUTE;
 use crate::world::World;
 
 use super::Broken;
+use super::capacity::Disks;
 use super::fairness::ready;
 
 /// How often in a row, once a minute, a machine type may be found waiting for nothing: what the host
@@ -24,7 +25,11 @@ impl World {
             *minutes = if idle { *minutes + 1 } else { 0 };
             if *minutes > IDLE_MAX {
                 let machine = &self.plan.machines[place].name;
-                return Err(Broken(format!("jobs for {machine} wait although there is room")));
+                let view = core.view(self.wall()).machines.into_iter().find(|m| m.name == *machine);
+                let says = view.and_then(|view| view.waiting);
+                return Err(Broken(format!(
+                    "jobs for {machine} wait although there is room; the core says: {says:?}"
+                )));
             }
         }
         Ok(())
@@ -43,7 +48,7 @@ impl World {
         // Cheapest first: a view is made of everything, and most machine types wait for nothing or not for long.
         since.0 + 5 * MINUTE <= self.wall().0
             && self.judge_limits(machine).is_ok()
-            && self.judge_capacity(place, "a run").is_ok()
+            && self.judge_capacity(place, "a run", Disks::NotToldGone).is_ok()
             && !self.is_reserved(core, machine)
             && !self.is_excused(core, machine)
     }
