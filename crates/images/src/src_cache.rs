@@ -89,6 +89,14 @@ impl SrcKey {
     }
 }
 
+/// Whether a file has the name of an image that is kept here: that of its [`SrcKey`].
+fn is_kept_name(path: &Path) -> bool {
+    let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return false };
+    name.strip_suffix(".img").is_some_and(|key| {
+        key.len() == 16 && key.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    })
+}
+
 fn mtime(metadata: &std::fs::Metadata) -> (i64, i64) {
     (metadata.mtime(), metadata.mtime_nsec())
 }
@@ -307,11 +315,14 @@ impl Store {
         Ok(removed)
     }
 
-    /// Removes images without records: imports that were interrupted. The caller holds the src lock.
+    /// Removes images without records: imports that were interrupted. What has another name than those is somebody
+    /// else's: operators keep their images here, too. The caller holds the src lock.
     pub(crate) fn remove_incomplete_src(&self) -> Result<(), ImageError> {
         for entry in read_dir(&self.layout.src())? {
-            let is_image = entry.path.extension().is_some_and(|extension| extension == "img");
-            if is_image && entry.is_file && !entry.path.with_extension("json").exists() {
+            if is_kept_name(&entry.path)
+                && entry.is_file
+                && !entry.path.with_extension("json").exists()
+            {
                 tracing::info!(path = %entry.path.display(), "removing an incomplete import");
                 self.files.remove(&entry.path)?;
             }

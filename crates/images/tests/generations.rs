@@ -210,7 +210,8 @@ fn junk_does_not_disturb() {
         "machines/o/r/m/7.img",
         "machines/o/r/m/.forrest-tmp.1.1",
         "machines/o/r/.forrest-tmp.1.1",
-        "src/0123.img",
+        "src/0123456789abcdef.img",
+        "src/debian.img",
         "src/.forrest-tmp.1.1",
     ] {
         let path = dir.path().join(junk);
@@ -233,7 +234,8 @@ fn junk_does_not_disturb() {
     assert_eq!(promote(&store, &forked(&store, &start, 3, Bytes::mib(1)).0), Generation(10));
     let tmp = stdout("find", &[dir.path().as_os_str(), "-name".as_ref(), ".forrest-tmp*".as_ref()]);
     assert_eq!(tmp, "");
-    assert!(!dir.path().join("src/0123.img").exists());
+    assert!(!dir.path().join("src/0123456789abcdef.img").exists());
+    assert!(dir.path().join("src/debian.img").exists(), "an operator's own image");
     assert!(dir.path().join("machines/o/r/m/000009.img").exists());
 }
 
