@@ -35,7 +35,9 @@ pub fn start(filter: &str) -> Result<(), Failure> {
         .map_err(|error| Failure::usage(format!("{filter:?} is no filter for the log: {error}")))?;
     let stderr = std::io::stderr();
     let harmless = || Harmless(io::stderr());
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(harmless);
+    // Where a line cannot be written, as on a full disk, telling that on the same way would end the daemon.
+    let log = tracing_subscriber::fmt().log_internal_errors(false);
+    let log = log.with_env_filter(filter).with_writer(harmless);
     if !stderr.is_terminal() && is_journal() {
         log.event_format(ForJournal).init();
     } else {
