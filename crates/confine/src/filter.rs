@@ -99,8 +99,16 @@ impl Filter {
                     if now.is_empty() || now == self.rules.resolvers {
                         continue;
                     }
-                    self.rules.resolvers = now;
-                    "the host's name servers changed"
+                    let before = std::mem::replace(&mut self.rules.resolvers, now);
+                    if let Err(err) = self.restore().await {
+                        // The filter is whole, with the old ones. The next look tries again.
+                        self.rules.resolvers = before;
+                        told(&format!("the host's new name servers cannot be let through yet: {err}"));
+                    } else {
+                        told("the host's name servers changed: it is in place again");
+                    }
+                    sleep(RESTORE_PAUSE).await;
+                    continue;
                 }
             };
             if let Err(err) = self.restore().await {

@@ -83,7 +83,7 @@ impl Containment {
 
 async fn keep(
     mut filter: Filter,
-    stopped: oneshot::Receiver<()>,
+    mut stopped: oneshot::Receiver<()>,
     notes: mpsc::Sender<Note>,
 ) -> Result<(), ConfineError> {
     let told = |what: &str| {
@@ -92,12 +92,14 @@ async fn keep(
     };
     let lost = tokio::select! {
         lost = filter.keep(told) => Some(lost),
-        _ = stopped => None,
+        _ = &mut stopped => None,
     };
     if let Some(why) = lost {
         // Closed rather than open: the VM ends.
         let why = format!("the egress filter could not be kept in place: {why}");
         let _ = notes.send(Note::Input(Input::NotContained(why))).await;
+        // What is left of the filter stays for as long as QEMU does.
+        let _ = stopped.await;
     }
     filter.remove().await
 }
