@@ -24,6 +24,8 @@ const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
 const TURN_MAX: Duration = Duration::from_secs(5);
 /// How long a virtual machine may take to end that nobody wants.
 const END_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often a supervisor is told of a time limit that it does not take.
+const LIMIT_TRIES: u32 = 5;
 /// Pause between two looks whether it has ended.
 const END_PAUSE: Duration = Duration::from_millis(20);
 
@@ -113,6 +115,7 @@ impl Executors {
 
     /// Waits for the end of a virtual machine.
     async fn end_of(&self, run: &RunContext) -> VmEnd {
+        let mut told = false;
         loop {
             match self.follow(run).await {
                 Ok(outcome) => return vm_end(&outcome),
@@ -123,9 +126,16 @@ impl Executors {
                 Ok(RunDirState::Live) => tokio::time::sleep(RECONNECT_PAUSE).await,
                 Ok(RunDirState::Over(outcome)) => return vm_end(&outcome),
                 Ok(RunDirState::Lost | RunDirState::NeverStarted) => return supervisor_lost(now()),
-                Err(error) => {
+                Err(error @ VmError::Malformed { .. }) => {
                     tracing::error!(runner = %run.runner, %error, "its end cannot be read");
                     return supervisor_lost(now());
+                }
+                // The host cannot look just now, which says nothing about a machine that may well live.
+                Err(error) => {
+                    if !std::mem::replace(&mut told, true) {
+                        tracing::warn!(runner = %run.runner, %error, "cannot tell whether it lives: looking again");
+                    }
+                    tokio::time::sleep(RECONNECT_PAUSE).await;
                 }
             }
         }
@@ -202,8 +212,10 @@ impl Executors {
         log_refusal(&run, "end it", asked.await);
     }
 
-    /// Writes down the run's [`RunContext::recorded_job`].
+    /// Writes down the run's [`RunContext::recorded_job`]. Not before the supervisor knows of its time limit: the next
+    /// daemon takes that for set where the record has the job.
     pub(crate) async fn record_job(self, run: Arc<RunContext>) {
+        run.deadline.pass_on(async |at| limit(&run, at).await).await;
         run.recorded_job.pass_on(async |job| record(&run, job).await).await;
     }
 }
@@ -223,8 +235,16 @@ async fn record(run: &RunContext, job: JobId) {
 }
 
 async fn limit(run: &RunContext, at: Timestamp) {
-    let asked = async { ShimClient::connect(run.dir.path()).await?.job_deadline(Some(at)).await };
-    log_refusal(run, "set its job's time limit", asked.await);
+    let ask = || async { ShimClient::connect(run.dir.path()).await?.job_deadline(Some(at)).await };
+    let mut asked = ask().await;
+    for _ in 1..LIMIT_TRIES {
+        if matches!(asked, Ok(()) | Err(VmError::NoShim { .. })) {
+            break;
+        }
+        tokio::time::sleep(RECONNECT_PAUSE).await;
+        asked = ask().await;
+    }
+    log_refusal(run, "set its job's time limit", asked);
 }
 
 /// Which virtual machines may be ended with their directory's files.
