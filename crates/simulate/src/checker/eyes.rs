@@ -86,44 +86,47 @@ impl World {
                 let configured = policy.repositories();
                 checker.answered.retain(|repository| configured.contains(repository));
             }
-            Event::Run { runner, event } => {
-                let machine = checker.claims.get(runner).map(|claim| claim.machine);
-                let failed = match event {
-                    RunEvent::Prepared(Err(_))
-                    | RunEvent::StartFailed(_)
-                    | RunEvent::VmExited(_)
-                    | RunEvent::Deregistered(Err(_))
-                    | RunEvent::Registered(Err(
-                        RegisterTrouble::Refused(_) | RegisterTrouble::Unknown(_),
-                    )) => true,
-                    RunEvent::ReadBack(Ok(Persist::Valid)) => {
-                        checker.valid.insert(runner.clone());
-                        false
-                    }
-                    RunEvent::PromotionRefused(_) => {
-                        checker.refused.insert(runner.clone());
-                        false
-                    }
-                    // Also where there never was one: the host knows nothing of such a run.
-                    RunEvent::Discarded(Ok(())) | RunEvent::Promoted(Ok(_)) => {
-                        if let Some(claim) = checker.claims.get_mut(runner) {
-                            claim.disk = false;
-                        }
-                        false
-                    }
-                    RunEvent::Promoted(Err(_)) => {
-                        *checker.failed_promotions.entry(runner.clone()).or_default() += 1;
-                        false
-                    }
-                    _ => false,
-                };
-                if let Some(machine) = machine.filter(|_| failed) {
-                    checker.trouble[machine] = Some(now);
-                    checker.unproven[machine] = true;
-                    checker.given_up(runner);
-                }
-            }
+            Event::Run { runner, event } => self.checker_on_run_event(runner, event),
             _ => {}
+        }
+    }
+
+    /// The core hears of one of its runs.
+    fn checker_on_run_event(&mut self, runner: &RunnerName, event: &RunEvent) {
+        let machine = self.checker.claims.get(runner).map(|claim| claim.machine);
+        let failed = match event {
+            RunEvent::Prepared(Err(_))
+            | RunEvent::StartFailed(_)
+            | RunEvent::VmExited(_)
+            | RunEvent::Deregistered(Err(_))
+            | RunEvent::Registered(Err(
+                RegisterTrouble::Refused(_) | RegisterTrouble::Unknown(_),
+            )) => true,
+            RunEvent::ReadBack(Ok(Persist::Valid)) => {
+                self.checker.valid.insert(runner.clone());
+                false
+            }
+            RunEvent::PromotionRefused(_) => {
+                self.checker.refused.insert(runner.clone());
+                false
+            }
+            // Also where there never was a disk to remove: the host knows nothing of such a run.
+            RunEvent::Discarded(Ok(())) | RunEvent::Promoted(Ok(_)) => {
+                if let Some(claim) = self.checker.claims.get_mut(runner) {
+                    claim.disk = false;
+                }
+                false
+            }
+            RunEvent::Promoted(Err(_)) => {
+                *self.checker.failed_promotions.entry(runner.clone()).or_default() += 1;
+                false
+            }
+            _ => false,
+        };
+        if let Some(machine) = machine.filter(|_| failed) {
+            self.checker.trouble[machine] = Some(self.now);
+            self.checker.unproven[machine] = true;
+            self.checker.given_up(runner);
         }
     }
 
