@@ -56,6 +56,14 @@ pub enum Violation {
         /// The run that is not there.
         runner: RunnerName,
     },
+    /// A run is taken to have a job of another repository than its own.
+    #[error("job {job} of another repository is on {runner}")]
+    Foreign {
+        /// Which job.
+        job: JobId,
+        /// The run.
+        runner: RunnerName,
+    },
     /// The order of the queue is not that of the jobs.
     #[error("the queue of {machine} does not hold exactly its queued jobs")]
     Queue {
@@ -72,6 +80,7 @@ pub fn check(core: &Core) -> Result<(), Violation> {
     sums(core)?;
     jobs_once(core)?;
     adopted_jobs(core)?;
+    own_jobs(core)?;
     deadlines(core)?;
     waiting(core)?;
     queues(core)
@@ -176,6 +185,19 @@ fn adopted_jobs(core: &Core) -> Result<(), Violation> {
         Some((job, runner)) => Err(Violation::Gone { job: *job, runner: runner.clone() }),
         None => Ok(()),
     }
+}
+
+/// Others may give their runners the names of this host's.
+fn own_jobs(core: &Core) -> Result<(), Violation> {
+    for run in core.runs.iter() {
+        if let Some(job) = run.job()
+            && let Some(entry) = core.jobs.get(job)
+            && &entry.job.repository != run.machine.repository()
+        {
+            return Err(Violation::Foreign { job, runner: run.runner.clone() });
+        }
+    }
+    Ok(())
 }
 
 /// The jobs that are not over; there can be thousands of others, and this is done after every event.

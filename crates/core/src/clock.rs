@@ -66,6 +66,7 @@ impl Core {
         self.timers.shift(earlier);
         self.jobs.clock_moved_back(earlier);
         self.polls.clock_moved_back(earlier);
+        self.asked.clock_moved_back(earlier);
         for snapshot in self.snapshots.values_mut() {
             snapshot.not_before = earlier(snapshot.not_before);
             if let SnapshotState::Building { since, .. } = &mut snapshot.state {

@@ -16,6 +16,7 @@ use crate::run::{FinishedRun, Runs};
 use crate::schedule::Waiting;
 use crate::snapshots::Snapshot;
 use crate::timers::{Timer, Timers};
+use crate::trust::Asked;
 use crate::view::View;
 
 /// Finished runs that are remembered for `status`; the oldest are forgotten first.
@@ -30,6 +31,8 @@ pub struct Core {
     /// The jobs of adopted runs that no report told of yet.
     pub(crate) adopted_jobs: BTreeMap<JobId, RunnerName>,
     pub(crate) polls: Polls,
+    /// The jobs that GitHub was asked for lately, because reports about them are doubtful.
+    pub(crate) asked: Asked,
     pub(crate) timers: Timers,
     pub(crate) health: BTreeMap<MachineTypeName, Health>,
     /// The generation of each machine type's image whose guest was ready last.
@@ -64,6 +67,7 @@ impl Core {
             runs: Runs::default(),
             adopted_jobs: BTreeMap::new(),
             polls: Polls::default(),
+            asked: Asked::default(),
             timers: Timers::default(),
             health: BTreeMap::new(),
             proven: BTreeMap::new(),
@@ -212,6 +216,7 @@ impl Core {
     }
 
     fn job_reported(&mut self, now: Timestamp, job: Job, source: Source, out: &mut Vec<Command>) {
+        let job = self.believable(job, out);
         let machine = self.policy.machine_for(&job.repository, &job.labels).map(|m| m.name.clone());
         if machine.is_none() && !self.knows(&job) {
             out.push(Command::Note(Note {
@@ -230,16 +235,15 @@ impl Core {
         let known = self.jobs.get(id);
         self.unscheduled |= known.is_some_and(|known| known.machine != machine);
         self.note_webhook(now, &job, source, out);
+        if self.may_be_a_recording(now, &job, source) {
+            let why = "a webhook calls the job queued, which is old and was not known";
+            return self.ask_for_job(now, id, &repository, why, out);
+        }
         match self.jobs.report(now, job, source, machine) {
             Change::None => {}
             Change::Unclear => {
-                out.push(Command::Note(Note {
-                    level: Level::Debug,
-                    runner: None,
-                    job: Some(id),
-                    text: "reports of the job contradict each other: asking GitHub".into(),
-                }));
-                out.push(Command::FetchJob { repository, job: id });
+                let why = "reports of the job contradict each other";
+                self.ask_for_job(now, id, &repository, why, out);
             }
             Change::Phase { before, after, left } => {
                 self.job_changed(now, id, before, after, out);

@@ -26,6 +26,7 @@ mod schedule;
 pub mod sizes;
 pub mod snapshots;
 mod timers;
+mod trust;
 pub mod view;
 
 mod core;

@@ -234,6 +234,17 @@ impl Core {
         out.push(Command::Poll { repository: repository.clone(), known });
     }
 
+    /// Polls in a minute at the latest, for something that may happen again and again.
+    pub(crate) fn poll_within_a_minute(&mut self, now: Timestamp, repository: &Repository) {
+        let Some(poll) = self.polls.by_repository.get_mut(repository) else { return };
+        if poll.in_flight {
+            poll.again = true;
+            return;
+        }
+        let at = (now + POLL_UNCLEAR).max(poll.earliest().unwrap_or_default());
+        self.timers.set_at_latest(Timer::Poll(repository.clone()), at);
+    }
+
     /// The next poll is due, or the answer to the last one never came.
     pub(crate) fn poll_timer(
         &mut self,

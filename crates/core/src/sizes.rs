@@ -4,6 +4,7 @@ use crate::core::Core;
 pub use crate::core::FINISHED_RUNS_MAX;
 pub use crate::jobs::{ACTIVE_JOBS_MAX, DONE_JOBS_MAX};
 pub use crate::polls::ORPHANS_MAX;
+pub use crate::trust::ASKED_MAX;
 
 /// How many of everything the core keeps in mind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -14,6 +15,8 @@ pub struct Sizes {
     pub unfinished_jobs: usize,
     /// Jobs of adopted runs that no report told of.
     pub adopted_jobs: usize,
+    /// Jobs that GitHub was asked for lately, because reports about them are doubtful.
+    pub asked_jobs: usize,
     /// Runs that are not over.
     pub runs: usize,
     /// Runs that are over.
@@ -44,6 +47,7 @@ impl Core {
             jobs: self.jobs.iter().count(),
             unfinished_jobs: self.jobs.unfinished().count(),
             adopted_jobs: self.adopted_jobs.len(),
+            asked_jobs: self.asked.len(),
             runs: self.runs.len(),
             finished_runs: self.finished.len(),
             timers: self.timers.len(),

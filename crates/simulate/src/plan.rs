@@ -73,6 +73,10 @@ pub struct Faults {
     pub cancelled: f64,
     /// Jobs that another host's runner takes.
     pub elsewhere: f64,
+    /// Of those, jobs whose runner has the name of one of this host's runners for another repository.
+    pub namesake: f64,
+    /// Webhooks that somebody has recorded and sends again, per day.
+    pub replayed: u64,
     /// Jobs that wait for an approval.
     pub gated: f64,
     /// Jobs that are deleted, with their workflow run, while they wait.
@@ -259,6 +263,8 @@ impl Faults {
             clock_jumps: number(random, 6),
             changes: number(random, 8),
             operator: number(random, 8),
+            namesake: share(random, 0.5),
+            replayed: number(random, 100),
         }
     }
 }

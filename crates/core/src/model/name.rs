@@ -87,6 +87,11 @@ impl Repository {
         Ok(Self { text: Text(text.into()), owner_len: owner.len() })
     }
 
+    /// Whether both names are of one repository: GitHub does not tell upper from lower case.
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        self.text.0.eq_ignore_ascii_case(&other.text.0)
+    }
+
     /// The account that owns the repository.
     pub fn owner(&self) -> &str {
         &self.text.0[..self.owner_len]

@@ -3,7 +3,7 @@
 use crate::command::{Command, Level};
 use crate::core::{Core, note};
 use crate::event::{AdoptedRun, AdoptedVm, EndReason, VmEnd};
-use crate::model::{Bytes, JobId, RunnerId, RunnerName, StartImage, Timestamp};
+use crate::model::{Bytes, JobId, Repository, RunnerId, RunnerName, StartImage, Timestamp};
 use crate::policy::Resources;
 
 use super::{DiskDebt, RegistrationDebt, Run, RunState, RunTimes, Settling, Vm};
@@ -32,7 +32,7 @@ impl Core {
         if self.runs.get(&runner).is_some() {
             return;
         }
-        let job = job.filter(|id| self.is_plausible(*id, &runner));
+        let job = job.filter(|id| self.is_plausible(*id, &runner, machine.repository()));
         if let AdoptedVm::Live { image, ready: true, .. } = &vm {
             self.note_proven(&image.image);
         }
@@ -81,8 +81,10 @@ impl Core {
     }
 
     /// Whether nothing that GitHub said contradicts that this runner has or had the job.
-    fn is_plausible(&self, job: JobId, runner: &RunnerName) -> bool {
-        self.jobs.get(job).is_none_or(|entry| entry.job.runner.as_ref() == Some(runner))
+    fn is_plausible(&self, job: JobId, runner: &RunnerName, repository: &Repository) -> bool {
+        self.jobs.get(job).is_none_or(|entry| {
+            entry.job.runner.as_ref() == Some(runner) && &entry.job.repository == repository
+        })
     }
 }
 
@@ -133,7 +135,7 @@ fn adopted_state(now: Timestamp, vm: AdoptedVm, job: Option<JobId>) -> (RunState
         }
         AdoptedVm::Ended { end, runner_id, image } => {
             let to_read = end.reason == EndReason::GuestShutdown;
-            let state = settling(end, image, DiskDebt::ReadingBack);
+            let state = settling(end, image, DiskDebt::ReadingBack { failures: 0 });
             let disk = if to_read { Disk::ToRead } else { Disk::ToRemove };
             (state, First::Settle(runner_id, disk))
         }

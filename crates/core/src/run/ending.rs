@@ -267,7 +267,7 @@ impl Core {
                 image: Some(vm.image),
                 restored: vm.restored,
                 registration: RegistrationDebt::Settled,
-                disk: DiskDebt::ReadingBack,
+                disk: DiskDebt::ReadingBack { failures: 0 },
             });
             run.machine.clone()
         });

@@ -76,8 +76,9 @@ pub const RETRY_MIN: Duration = Duration::from_secs(2);
 pub const RETRY_MAX: Duration = Duration::from_secs(5 * 60);
 /// The longest pause that the other side can ask for. GitHub's own limits are per hour.
 pub const NOT_BEFORE_MAX: Duration = Duration::from_secs(2 * 60 * 60);
-/// Attempts to promote a disk before it is given up and removed: about an hour.
-pub const PROMOTE_ATTEMPTS: u32 = 15;
+/// Attempts to read a job-config disk, or to promote a disk, before the disk is given up and removed: about
+/// an hour.
+pub const KEEP_ATTEMPTS: u32 = 15;
 /// How long a disk with a valid token waits at least for the news that its job succeeded.
 pub const CONCLUSION_WAIT: Duration = Duration::from_secs(2 * 60);
 /// How long it waits at most, when GitHub does not answer or calls the job unfinished.
@@ -273,7 +274,10 @@ pub enum DiskDebt {
     /// Its preparation is still under way; its answer comes first.
     AwaitingPreparation,
     /// The job-config disk is being read.
-    ReadingBack,
+    ReadingBack {
+        /// Attempts so far that failed.
+        failures: u32,
+    },
     /// The token is right; whether the job succeeded is not known yet.
     AwaitingConclusion,
     /// It becomes a machine image.
@@ -375,7 +379,7 @@ impl Run {
                 FinishStep::Killing(_) => false,
             },
             RunState::Settling(settling) => match settling.disk {
-                DiskDebt::ReadingBack
+                DiskDebt::ReadingBack { .. }
                 | DiskDebt::AwaitingConclusion
                 | DiskDebt::Promoting { .. } => true,
                 DiskDebt::AwaitingPreparation
@@ -485,7 +489,7 @@ impl Run {
             RunState::Finishing { .. } => "finishing",
             RunState::Settling(settling) => match settling.disk {
                 DiskDebt::AwaitingPreparation => "cleaning-up",
-                DiskDebt::ReadingBack | DiskDebt::AwaitingConclusion => "reading-back",
+                DiskDebt::ReadingBack { .. } | DiskDebt::AwaitingConclusion => "reading-back",
                 DiskDebt::Promoting { .. } => "promoting",
                 DiskDebt::Discarding { .. } => "discarding",
                 DiskDebt::Settled(_) => "deregistering",

@@ -8,7 +8,7 @@ use crate::model::{Conclusion, Generation, RunnerId, RunnerName, Timestamp};
 use crate::timers::Timer;
 
 use super::{
-    ANSWER_MAX, CONCLUSION_WAIT, CONCLUSION_WAIT_MAX, DiskDebt, FinishedRun, PROMOTE_ATTEMPTS,
+    ANSWER_MAX, CONCLUSION_WAIT, CONCLUSION_WAIT_MAX, DiskDebt, FinishedRun, KEEP_ATTEMPTS,
     RegistrationDebt, RunState, Settling, retry_at, retry_pause,
 };
 
@@ -139,12 +139,15 @@ impl Core {
         result: Result<Persist, Trouble>,
         out: &mut Vec<Command>,
     ) {
-        let reading = self
-            .settling(runner, |settling| settling.disk == DiskDebt::ReadingBack)
-            .unwrap_or_default();
-        if !reading {
-            return;
-        }
+        let failures = self.settling(runner, |settling| match settling.disk {
+            DiskDebt::ReadingBack { failures } => Some(failures),
+            DiskDebt::AwaitingPreparation
+            | DiskDebt::AwaitingConclusion
+            | DiskDebt::Promoting { .. }
+            | DiskDebt::Discarding { .. }
+            | DiskDebt::Settled(_) => None,
+        });
+        let Some(failures) = failures.flatten() else { return };
         let (level, text) = match result {
             Ok(Persist::Valid) => {
                 self.settling(runner, |s| s.disk = DiskDebt::AwaitingConclusion);
@@ -165,10 +168,26 @@ impl Core {
                 Level::Warn,
                 "the job-config disk cannot be made sense of: the disk is removed".into(),
             ),
+            // The host's trouble, not the guest's: the token may be there.
+            Err(trouble) if failures + 1 < KEEP_ATTEMPTS => {
+                let failures = failures + 1;
+                self.settling(runner, |s| s.disk = DiskDebt::ReadingBack { failures });
+                let text =
+                    format!("could not read the job-config disk, trying again: {}", trouble.what);
+                self.hindered(Level::Error, runner, text, out);
+                self.timers.set(Timer::Disk(runner.clone()), now + retry_pause(failures - 1));
+                return;
+            }
             Err(trouble) => (Level::Error, format!("the disk is removed unread: {}", trouble.what)),
         };
         out.push(note(level, runner, text));
         self.discard(runner, out);
+    }
+
+    fn read_back_again(&mut self, runner: &RunnerName, out: &mut Vec<Command>) {
+        let Some(run) = self.runs.get(runner) else { return };
+        let (runner, machine) = (runner.clone(), run.machine.clone());
+        out.push(Command::ReadBack { runner, machine });
     }
 
     /// Promotes or discards a disk with a valid token as soon as its job's conclusion is known. A job that was cancelled
@@ -220,7 +239,7 @@ impl Core {
             let failures = match settling.disk {
                 DiskDebt::Promoting { failures } => failures,
                 DiskDebt::AwaitingPreparation
-                | DiskDebt::ReadingBack
+                | DiskDebt::ReadingBack { .. }
                 | DiskDebt::AwaitingConclusion
                 | DiskDebt::Discarding { .. }
                 | DiskDebt::Settled(_) => 0,
@@ -265,7 +284,7 @@ impl Core {
                     self.image_changed(&machine, out);
                 }
             }
-            (Some(before), Err(trouble)) if before + 1 >= PROMOTE_ATTEMPTS => {
+            (Some(before), Err(trouble)) if before + 1 >= KEEP_ATTEMPTS => {
                 let text = format!("could not keep the disk, it is removed: {}", trouble.what);
                 out.push(note(Level::Error, runner, text));
                 self.discard(runner, out);
@@ -302,7 +321,7 @@ impl Core {
             let failures = match settling.disk {
                 DiskDebt::Discarding { failures } => failures,
                 DiskDebt::AwaitingPreparation
-                | DiskDebt::ReadingBack
+                | DiskDebt::ReadingBack { .. }
                 | DiskDebt::AwaitingConclusion
                 | DiskDebt::Promoting { .. }
                 | DiskDebt::Settled(_) => 0,
@@ -357,7 +376,8 @@ impl Core {
             DiskDebt::AwaitingConclusion => self.promote_unless_news_may_come(now, runner, out),
             DiskDebt::Promoting { .. } => self.promote(runner, out),
             DiskDebt::Discarding { .. } => self.discard(runner, out),
-            DiskDebt::AwaitingPreparation | DiskDebt::ReadingBack | DiskDebt::Settled(_) => {}
+            DiskDebt::ReadingBack { .. } => self.read_back_again(runner, out),
+            DiskDebt::AwaitingPreparation | DiskDebt::Settled(_) => {}
         }
         self.forget_when_settled(now, runner, out);
     }

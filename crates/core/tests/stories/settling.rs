@@ -1,7 +1,10 @@
 //! What is owed after a virtual machine's end.
 
+use std::time::Duration;
+
 use forrest_core::event::{Deregistration, EndReason, Persist, Source};
 use forrest_core::model::{Conclusion, Generation, JobId, JobStatus, RunnerName};
+use forrest_core::run::{KEEP_ATTEMPTS, RETRY_MAX};
 use forrest_core::{Command, Level, RunEvent};
 
 use crate::world::*;
@@ -56,6 +59,46 @@ fn a_successful_job_with_the_token_leaves_an_image() {
     world.expect(|c| matches!(c, Command::Forget { .. }));
     world.expect_none(discard);
     assert_eq!(world.core.view(world.now).finished[0].result, Some(Generation(1)));
+}
+
+#[test]
+fn a_job_config_disk_that_the_host_cannot_read_is_read_again() {
+    let mut world = World::new(&[("build", 4)]);
+    let runner = world.busy(1, "build");
+    world.job_completed(1, "build", Some(&runner), Conclusion::Success);
+    world.exits(&runner, EndReason::GuestShutdown);
+    let read = |c: &Command| matches!(c, Command::ReadBack { .. });
+    let failed = || RunEvent::ReadBack(Err(trouble()));
+    world.expect(read);
+    for pause in [2 * SECOND, 4 * SECOND] {
+        world.run_event(&runner, failed());
+        world.expect_note(Level::Error, "could not read the job-config disk, trying again");
+        world.after(pause - Duration::from_millis(1));
+        world.expect_none(read);
+        world.after(Duration::from_millis(1));
+        world.expect(read);
+    }
+    world.expect_none(discard);
+    world.read_back(&runner, Persist::Valid);
+    world.expect(promote);
+}
+
+#[test]
+fn a_job_config_disk_that_never_can_be_read_is_given_up() {
+    let mut world = World::new(&[("build", 4)]);
+    let runner = world.busy(1, "build");
+    world.exits(&runner, EndReason::GuestShutdown);
+    for _ in 1..KEEP_ATTEMPTS {
+        world.run_event(&runner, RunEvent::ReadBack(Err(trouble())));
+        world.expect_none(discard);
+        world.after(RETRY_MAX);
+    }
+    world.run_event(&runner, RunEvent::ReadBack(Err(trouble())));
+    world.expect_note(Level::Error, "the disk is removed unread");
+    world.expect(discard);
+    // An answer that nobody waits for any more changes nothing.
+    world.read_back(&runner, Persist::Valid);
+    world.expect_none(promote);
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! What the checker sees: the world tells it here.
 
-use forrest_core::event::{Event, Persist, RegisterTrouble, RunEvent};
-use forrest_core::model::{Generation, RunnerId, RunnerName};
+use std::time::Duration;
+
+use forrest_core::event::{Event, Persist, RegisterTrouble, RunEvent, Source};
+use forrest_core::model::{Generation, JobStatus, RunnerId, RunnerName};
 use forrest_core::{Command, Core};
 
 use crate::world::World;
@@ -9,6 +11,9 @@ use crate::world::host::{Disk, Vm};
 
 use super::capacity::Disks;
 use super::{Broken, Claim};
+
+/// Age from which a webhook about a queued job must not be believed by a daemon that does not know the job.
+const WEBHOOK_OLD: Duration = Duration::from_secs(5 * 60);
 
 impl World {
     /// A daemon starts: it knows nothing but what is there.
@@ -28,6 +33,7 @@ impl World {
         checker.measured = None;
         checker.concluded.clear();
         checker.valid.clear();
+        checker.unread.clear();
         checker.failed_promotions.clear();
         checker.polls.clear();
         checker.answered.clear();
@@ -47,15 +53,25 @@ impl World {
         let (now, wall) = (self.now, self.wall());
         let checker = &mut self.checker;
         match event {
-            Event::JobReported { job, .. } => {
+            Event::JobReported { job, source } => {
+                let old = job.created_at.is_some_and(|at| wall.since(at) > WEBHOOK_OLD);
+                let queued = job.status == JobStatus::Queued && *source == Source::Webhook;
+                if queued && old && !checker.heard.contains_key(&job.id) {
+                    checker.doubtful = Some(job.id);
+                    return;
+                }
                 if let Some(conclusion) = job.conclusion {
                     checker.concluded.insert(job.id, conclusion);
                 }
                 checker.told = Some(job.id);
                 checker.heard.entry(job.id).or_insert(now);
                 let claim = job.runner.as_ref().and_then(|runner| checker.claims.get(runner));
-                if let Some(claim) = claim {
-                    checker.unproven[claim.machine] = false;
+                let proven = claim.map(|claim| claim.machine);
+                // Another repository's runner may have the same name.
+                let own =
+                    |place: &usize| checker.machines[*place].name.repository() == &job.repository;
+                if let Some(place) = proven.filter(own) {
+                    checker.unproven[place] = false;
                 }
             }
             Event::HostMeasured { free_disk, run_disks } => {
@@ -102,8 +118,15 @@ impl World {
             | RunEvent::Registered(Err(
                 RegisterTrouble::Refused(_) | RegisterTrouble::Unknown(_),
             )) => true,
-            RunEvent::ReadBack(Ok(Persist::Valid)) => {
-                self.checker.valid.insert(runner.clone());
+            RunEvent::ReadBack(Ok(persist)) => {
+                self.checker.unread.remove(runner);
+                if *persist == Persist::Valid {
+                    self.checker.valid.insert(runner.clone());
+                }
+                false
+            }
+            RunEvent::ReadBack(Err(_)) => {
+                *self.checker.unread.entry(runner.clone()).or_default() += 1;
                 false
             }
             RunEvent::PromotionRefused(_) => {
@@ -140,6 +163,7 @@ impl World {
             return Err(broken);
         }
         self.judge_end(core)?;
+        self.judge_belief(core)?;
         for command in commands {
             self.judge_request(command)?;
             self.judge_memory(command)?;

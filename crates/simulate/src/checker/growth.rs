@@ -1,7 +1,7 @@
 //! Nothing is kept for longer than it is needed, neither in the core nor on the disk.
 
 use forrest_core::model::JobId;
-use forrest_core::sizes::{DONE_JOBS_MAX, FINISHED_RUNS_MAX, ORPHANS_MAX};
+use forrest_core::sizes::{ASKED_MAX, DONE_JOBS_MAX, FINISHED_RUNS_MAX, ORPHANS_MAX};
 
 use crate::plan::{DAY, HOUR};
 use crate::world::World;
@@ -32,6 +32,7 @@ impl World {
         within("jobs", sizes.jobs, DONE_JOBS_MAX + sizes.unfinished_jobs)?;
         within("finished runs", sizes.finished_runs, FINISHED_RUNS_MAX)?;
         within("jobs of adopted runs", sizes.adopted_jobs, sizes.runs)?;
+        within("jobs asked for", sizes.asked_jobs, ASKED_MAX)?;
         within("repositories", sizes.repositories + sizes.blocked_repositories, machines)?;
         within("orphans", sizes.orphans, ORPHANS_MAX * machines)?;
         within("failing machine types", sizes.health, machines)?;

@@ -61,6 +61,16 @@ impl World {
         })
     }
 
+    /// What only an old webhook calls queued begins no run: it may be a recording of a job that is over.
+    pub(super) fn judge_belief(&mut self, core: &Core) -> Result<(), Broken> {
+        match self.checker.doubtful.take() {
+            Some(job) if core.jobs().get(job).is_some() => {
+                Err(Broken(format!("job {job} is believed to be queued by an old webhook alone")))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
     /// A job that the daemon took for over stays over. One that no machine type served when it ended is
     /// not remembered.
     pub(super) fn judge_end(&mut self, core: &Core) -> Result<(), Broken> {

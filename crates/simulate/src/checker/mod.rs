@@ -69,6 +69,8 @@ pub struct Checker {
     concluded: BTreeMap<JobId, Conclusion>,
     /// Runs whose token was found to be valid by the present daemon.
     valid: BTreeSet<RunnerName>,
+    /// Job-config disks that could not be read, and how often.
+    unread: BTreeMap<RunnerName, u32>,
     /// Promotions that failed, by run.
     failed_promotions: BTreeMap<RunnerName, u32>,
     /// Runs whose disk the configuration does not let become an image.
@@ -89,6 +91,8 @@ pub struct Checker {
     answered: BTreeSet<Repository>,
     /// When the present daemon first heard of each job.
     heard: BTreeMap<JobId, u64>,
+    /// A job that the present daemon heard of last and first, by a webhook that is older than it may be.
+    doubtful: Option<JobId>,
     /// When requests were sent.
     sent: VecDeque<u64>,
     /// When something last went wrong with a machine type's runs, as the present daemon was told.
@@ -127,6 +131,7 @@ impl Checker {
             idle: vec![0; machines.len()],
             concluded: BTreeMap::new(),
             valid: BTreeSet::new(),
+            unread: BTreeMap::new(),
             failed_promotions: BTreeMap::new(),
             refused: BTreeSet::new(),
             draining: false,
@@ -137,6 +142,7 @@ impl Checker {
             polls: BTreeMap::new(),
             answered: BTreeSet::new(),
             heard: BTreeMap::new(),
+            doubtful: None,
             sent: VecDeque::new(),
             trouble: vec![None; machines.len()],
             unproven: vec![false; machines.len()],

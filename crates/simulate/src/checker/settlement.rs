@@ -9,8 +9,8 @@ use crate::world::host::{Disk, Vm};
 
 use super::Broken;
 
-/// Failed promotions after which a disk may be given up.
-const PROMOTIONS_MIN: u32 = 15;
+/// Failed promotions, or attempts to read its job-config disk, after which a disk may be given up.
+const KEEP_MIN: u32 = 15;
 
 impl World {
     /// A disk is to become an image.
@@ -45,13 +45,16 @@ impl World {
         if let Vm::Live(_) = run.vm {
             return Err(Broken(format!("the disk of {runner} is to be removed under its guest")));
         }
+        if let Some(1..KEEP_MIN) = self.checker.unread.get(runner) {
+            return Err(Broken(format!("the disk of {runner} is to be removed unread")));
+        }
         let told = run.ran.and_then(|job| self.checker.concluded.get(&job));
         let failed = self.checker.failed_promotions.get(runner).copied().unwrap_or_default();
         let wanted = self.checker.valid.contains(runner)
             && told == Some(&Conclusion::Success)
             && run.disk == Disk::Forked
             && !self.checker.refused.contains(runner)
-            && failed < PROMOTIONS_MIN;
+            && failed < KEEP_MIN;
         if wanted {
             return Err(Broken(format!(
                 "the disk of {runner} is to be removed, but was to be kept"

@@ -48,6 +48,7 @@ pub(crate) enum Fault {
     ChangeBack,
     Operator,
     DrainEnds,
+    Replay,
 }
 
 impl World {
@@ -71,6 +72,7 @@ impl World {
         self.scatter(faults.clock_jumps, share, &[Fault::ClockJump]);
         self.scatter(faults.changes, share, &[Fault::Change]);
         self.scatter(faults.operator, share, &[Fault::Operator]);
+        self.scatter(faults.replayed, share, &[Fault::Replay]);
     }
 
     fn scatter(&mut self, per_day: u64, share: f64, kinds: &[Fault]) {
@@ -148,6 +150,7 @@ impl World {
                 return self.policy_changed();
             }
             Fault::Operator => return self.operator_acts(),
+            Fault::Replay => self.replay(),
             Fault::DrainEnds => {
                 self.weather.draining = false;
                 return self.tell(Event::DrainRequested(false));

@@ -127,13 +127,15 @@ impl GitHub {
         let Some(job) = self.jobs.get_mut(&id) else { return };
         job.ended = Some(now);
         let runner = match &job.at {
-            At::Assigned(runner) | At::Running(runner) => Some(runner.clone()),
+            At::Assigned(runner) | At::Running(runner) => {
+                if let Some(entry) = self.runners.get_mut(runner) {
+                    entry.job = None;
+                }
+                Some(runner.clone())
+            }
             At::Elsewhere(runner) => runner.clone(),
             At::Held | At::Queued | At::Done(..) => None,
         };
-        if let Some(runner) = runner.as_ref().and_then(|name| self.runners.get_mut(name)) {
-            runner.job = None;
-        }
         job.at = At::Done(conclusion, runner);
         self.open.remove(&id);
     }

@@ -1,7 +1,7 @@
 //! What happens to jobs and runners on GitHub.
 
 use forrest_core::event::{Event, Persist, Source};
-use forrest_core::model::{Conclusion, JobId, RunnerName, WorkflowRunId};
+use forrest_core::model::{Conclusion, JobId, Repository, RunnerName, WorkflowRunId};
 
 use crate::checker::Broken;
 use crate::plan::{HOUR, MINUTE, SECOND};
@@ -136,12 +136,26 @@ impl World {
         let Some(job) = self.github.jobs.get(&id) else { return };
         let (takes, machine) =
             (job.takes, self.plan.machines[job.machine].name.machine().to_owned());
+        let repository = self.plan.machines[job.machine].name.repository().clone();
         let name = format!("forrest-{machine}-elsewhere{:07}", id.0 % 10_000_000);
         let ours = self.random.chance(0.5);
-        self.note(|_| format!("github: job {id} is taken elsewhere"));
-        self.move_to(id, At::Elsewhere(name.parse().ok().filter(|_| ours)));
+        let namesake = self.namesake(&repository);
+        let name = namesake.or_else(|| name.parse().ok().filter(|_| ours));
+        self.note(|_| format!("github: job {id} is taken elsewhere, by {name:?}"));
+        self.move_to(id, At::Elsewhere(name));
         self.webhook(id);
         self.after(takes, Action::EndElsewhere(id));
+    }
+
+    /// The name of a runner of ours that somebody gave to one of another repository.
+    fn namesake(&mut self, repository: &Repository) -> Option<RunnerName> {
+        if !self.strikes(self.plan.faults.namesake) {
+            return None;
+        }
+        let of = |machine: usize| self.plan.machines[machine].name.repository();
+        let others = self.github.runners.iter().filter(|(_, r)| of(r.machine) != repository);
+        let others: Vec<RunnerName> = others.map(|(name, _)| name.clone()).collect();
+        (!others.is_empty()).then(|| self.random.pick(&others).clone())
     }
 
     pub(super) fn end_elsewhere(&mut self, id: JobId) {
@@ -347,6 +361,15 @@ impl World {
         self.github.undelivered.remove(&delivery);
         let job = self.github.deliveries[delivery].job.clone();
         self.tell(Event::JobReported { job, source: Source::Webhook })
+    }
+
+    /// Somebody sends a recorded webhook again.
+    pub(super) fn replay(&mut self) {
+        let sent = self.github.deliveries.len() as u64;
+        if sent > 0 && self.is_stormy() {
+            let place = self.random.between(0, sent - 1) as usize;
+            self.after(SECOND, Action::Deliver(place));
+        }
     }
 
     /// GitHub sends again what failed.
