@@ -4,9 +4,9 @@
 use forrest_core::event::{AdoptedRun, AdoptedVm};
 use forrest_core::model::Timestamp;
 use forrest_images::{RunDir, Store};
-use forrest_vm::RunSpec;
 use forrest_vm::run_dir::{self, RunDirState};
 use forrest_vm::spec::BootKind;
+use forrest_vm::{RunSpec, VmError};
 
 use crate::clock::{now, timestamp};
 use crate::executors::{self, disk_exists};
@@ -14,14 +14,23 @@ use crate::record::RunRecord;
 
 /// Every run directory, made sense of.
 pub(crate) fn adopted(store: &Store) -> Vec<AdoptedRun> {
-    let dirs = match store.list_run_dirs() {
-        Ok(dirs) => dirs,
+    let found = match store.find_run_dirs() {
+        Ok(found) => found,
         Err(error) => {
             tracing::error!(%error, "could not look for the runs of an earlier start");
             return Vec::new();
         }
     };
-    dirs.iter().filter_map(adopt).collect()
+    for error in &found.unlisted {
+        tracing::error!(
+            %error,
+            "runs of an earlier start may be in there: they are left alone until the next start"
+        );
+    }
+    for path in &found.others {
+        tracing::warn!(path = %path.display(), "not a run directory, left alone");
+    }
+    found.runs.iter().filter_map(adopt).collect()
 }
 
 /// One run directory; `None` for one whose run is over and that only keeps its log.
@@ -32,9 +41,14 @@ fn adopt(dir: &RunDir) -> Option<AdoptedRun> {
     let record = RunRecord::read(dir.path());
     let state = match run_dir::classify(dir.path()) {
         Ok(state) => state,
-        Err(error) => {
+        Err(error @ VmError::Malformed { .. }) => {
             tracing::error!(runner = %dir.runner(), %error, "its state cannot be read: settling it");
             RunDirState::Lost
+        }
+        // The host cannot look just now. What watches it goes on looking.
+        Err(error) => {
+            tracing::error!(runner = %dir.runner(), %error, "taken to live, as its state cannot be read");
+            RunDirState::Live
         }
     };
     let known = |end| AdoptedVm::Ended {
@@ -59,8 +73,8 @@ fn adopt(dir: &RunDir) -> Option<AdoptedRun> {
             _ => {
                 tracing::error!(
                     runner = %dir.runner(),
-                    "a virtual machine runs, and its record cannot be read: left alone; end it with \
-                     `forrest stop` once its job is over"
+                    "a virtual machine runs, and its record cannot be read: left alone; it ends with \
+                     its job, and the next start puts it away"
                 );
                 return None;
             }

@@ -36,6 +36,8 @@ impl Reload {
         let file = path.file_name().map(ToOwned::to_owned);
         // One waiting change stands for all that follow it.
         let (changed, changes) = mpsc::channel(1);
+        // It may have changed between its first reading and now.
+        let _ = changed.try_send(());
         let watch_error = |source| DaemonError::WatchConfig { path: path.to_owned(), source };
         let mut watcher =
             notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
@@ -100,12 +102,12 @@ fn load(path: &Path, current: &Config, asked: bool) -> Option<Arc<Config>> {
             return None;
         }
     };
-    for warning in &loaded.warnings {
-        tracing::warn!("{warning}");
-    }
     let changes = loaded.config.diff(current);
     if changes.is_empty() && !asked {
         return None;
+    }
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
     }
     for field in &changes.needs_restart {
         tracing::warn!("{field} changed: that takes effect when Forrest is restarted");

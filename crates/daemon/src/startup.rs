@@ -62,7 +62,9 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     }
     log_unfiltered(&config);
     let store = Store::open(config.host.base_dir.resolve())?;
-    let _lock = lock(store.base_dir())?;
+    // Blocking work may go on for some time after the end of this function: no other daemon may begin before
+    // the end of the process.
+    std::mem::forget(lock(store.base_dir())?);
     let github = github(&config)?;
     let (inbox, messages) = mpsc::channel(INBOX_MAX);
 

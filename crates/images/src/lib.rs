@@ -36,7 +36,7 @@ pub use qcow2::MAX_DISK;
 pub use qemu_img::Progress;
 pub use retention::Pruned;
 pub use run_disk::RunDisk;
-pub use runs::RunDir;
+pub use runs::{RunDir, RunDirs};
 pub use snapshots::{Snapshot, SnapshotDir, SnapshotKey, SnapshotMeta};
 pub use src_cache::SrcKeeping;
 pub use store::{Driver, Space, Store, StoreOptions};

@@ -6,7 +6,7 @@ use forrest_core::model::{MachineTypeName, Repository, RunnerName};
 
 use crate::error::ImageError;
 use crate::layout::{CLOUD_INIT, DISK, DISK_RECORD, FLAT_DISK, JOB_CONFIG};
-use crate::store::{PRIVATE_DIR_MODE, Store, read_dir};
+use crate::store::{DirEntry, PRIVATE_DIR_MODE, Store, read_dir};
 
 /// The directory of one run. It need not exist.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -81,31 +81,41 @@ impl Store {
     }
 
     /// All run directories, in the order of machine types and runners. What does not have the form of
-    /// one is passed over with a warning.
+    /// one is passed over.
     ///
     /// # Errors
-    /// [`ImageError::Io`] when a directory cannot be listed.
+    /// [`ImageError::Io`] when a directory cannot be listed: then not all of them are known.
     pub fn list_run_dirs(&self) -> Result<Vec<RunDir>, ImageError> {
-        let mut runs = Vec::new();
+        let mut found = self.find_run_dirs()?;
+        match found.unlisted.pop() {
+            Some(error) => Err(error),
+            None => Ok(found.runs),
+        }
+    }
+
+    /// The run directories that can be found, and what stands in the way of finding all.
+    ///
+    /// # Errors
+    /// [`ImageError::Io`] when the directory above them all cannot be listed.
+    pub fn find_run_dirs(&self) -> Result<RunDirs, ImageError> {
+        let mut found = RunDirs::default();
         for owner in read_dir(&self.layout.runs())? {
-            for repository in read_dir_inside(&owner)? {
-                for machine in read_dir_inside(&repository)? {
-                    for run in read_dir_inside(&machine)? {
+            for repository in found.inside(&owner) {
+                for machine in found.inside(&repository) {
+                    for run in found.inside(&machine) {
                         let names = [&owner.name, &repository.name, &machine.name, &run.name];
                         match named(names.map(|name| name.to_str())).filter(|_| run.is_dir) {
                             Some((runner, machine)) => {
-                                runs.push(RunDir { runner, machine, path: run.path });
+                                found.runs.push(RunDir { runner, machine, path: run.path });
                             }
-                            None => {
-                                tracing::warn!(path = %run.path.display(), "not a run directory, ignored");
-                            }
+                            None => found.others.push(run.path),
                         }
                     }
                 }
             }
         }
-        runs.sort();
-        Ok(runs)
+        found.runs.sort();
+        Ok(found)
     }
 
     /// Removes what a run's guest could see: its disk and its seed disks, the JIT config with them. The
@@ -133,14 +143,28 @@ impl Store {
     }
 }
 
-fn read_dir_inside(
-    entry: &crate::store::DirEntry,
-) -> Result<Vec<crate::store::DirEntry>, ImageError> {
-    if entry.is_dir {
-        return read_dir(&entry.path);
+/// What is found below `runs/`.
+#[derive(Debug, Default)]
+pub struct RunDirs {
+    /// The run directories, in the order of machine types and runners.
+    pub runs: Vec<RunDir>,
+    /// Files and directories that are nothing of Forrest's.
+    pub others: Vec<PathBuf>,
+    /// What kept a directory from being listed; what is in it is not known.
+    pub unlisted: Vec<ImageError>,
+}
+
+impl RunDirs {
+    fn inside(&mut self, entry: &DirEntry) -> Vec<DirEntry> {
+        if !entry.is_dir {
+            self.others.push(entry.path.clone());
+            return Vec::new();
+        }
+        read_dir(&entry.path).unwrap_or_else(|error| {
+            self.unlisted.push(error);
+            Vec::new()
+        })
     }
-    tracing::warn!(path = %entry.path.display(), "not a run directory, ignored");
-    Ok(Vec::new())
 }
 
 fn named(names: [Option<&str>; 4]) -> Option<(RunnerName, MachineTypeName)> {

@@ -122,6 +122,33 @@ impl Store {
         })
     }
 
+    /// Whether runs can start from a src image at once: [`Store::prepare_src`] has nothing to do.
+    ///
+    /// # Errors
+    /// [`ImageError::NotAnImage`]; [`ImageError::Io`].
+    pub fn src_is_ready(&self, path: &Path) -> Result<bool, ImageError> {
+        Ok(self.src_keeping(path, inspect_src(path)?.format)?.is_some())
+    }
+
+    /// What became of a src image in the store, where nothing is left to be done.
+    fn src_keeping(
+        &self,
+        path: &Path,
+        format: DiskFormat,
+    ) -> Result<Option<SrcKeeping>, ImageError> {
+        if self.driver() == Driver::Reflink && format == DiskFormat::Raw {
+            let base = self.base_dir();
+            let here = std::fs::metadata(base).context("find", base)?.dev();
+            let file = File::open(path).context("open the src image", path)?;
+            // Another device number may still be the same file system (btrfs subvolumes): try it.
+            let same = file.metadata().context("find", path)?.dev() == here;
+            if same || self.can_clone(&file, path)? {
+                return Ok(Some(SrcKeeping::Direct));
+            }
+        }
+        Ok(self.src_record(&SrcKey::of(path)?)?.map(|record| record.keeping))
+    }
+
     /// Does what must be done once before runs can start from a src image, in milliseconds or, where it
     /// must be imported or converted, as long as reading and writing it takes. `progress` hears of the
     /// latter only. Doing it twice is as good as doing it once.
@@ -135,18 +162,8 @@ impl Store {
         progress: Progress<'_>,
     ) -> Result<SrcKeeping, ImageError> {
         let src = inspect_src(path)?;
-        if self.driver() == Driver::Reflink && src.format == DiskFormat::Raw {
-            let base = self.base_dir();
-            let here = std::fs::metadata(base).context("find", base)?.dev();
-            let file = File::open(path).context("open the src image", path)?;
-            // Another device number may still be the same file system (btrfs subvolumes): try it.
-            let same = file.metadata().context("find", path)?.dev() == here;
-            if same || self.can_clone(&file, path)? {
-                return Ok(SrcKeeping::Direct);
-            }
-        }
-        if let Some(record) = self.src_record(&SrcKey::of(path)?)? {
-            return Ok(record.keeping);
+        if let Some(keeping) = self.src_keeping(path, src.format)? {
+            return Ok(keeping);
         }
         let _lock = self.files.lock(&self.layout.src_lock(), LockKind::Exclusive)?;
         // Another thread may have done it meanwhile, and the file may be another one by now.

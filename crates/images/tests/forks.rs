@@ -218,9 +218,11 @@ fn qcow2_src_images_are_converted_once() {
     let convert = ["convert", "-c", "-O", "qcow2"].map(Path::new);
     run("qemu-img", &[&convert[..], &[&raw, &src]].concat());
     let mut seen = Vec::new();
+    assert!(!store.src_is_ready(&src).expect("a qcow2 image"));
     let kept = store.prepare_src(&src, &mut |part| seen.push(part)).expect("convertible");
     assert_eq!(kept, SrcKeeping::Imported);
     assert_eq!(seen.last(), Some(&1.0));
+    assert!(store.src_is_ready(&src).expect("a qcow2 image"));
     let again = store.prepare_src(&src, &mut |_| panic!("nothing is left to do"));
     assert_eq!(again.expect("done before"), SrcKeeping::Imported);
     let start = store.src_image(&src).expect("a qcow2 image");
@@ -241,8 +243,10 @@ fn a_src_image_of_another_file_system_is_imported_for_reflinks() {
     raw_image(&src, Bytes::mib(32));
     let store = Store::open(&fs.path()).expect("a usable base directory");
     let start = store.src_image(&src).expect("a raw image");
+    assert!(!store.src_is_ready(&src).expect("a raw image"));
     let (_, disk) = forked(&store, &start, 1, Bytes::mib(40));
     assert_eq!((disk.format, disk.backing.len()), (DiskFormat::Raw, 0));
+    assert!(store.src_is_ready(&src).expect("a raw image"));
     assert_eq!(store.prepare_src(&src, &mut |_| {}).expect("done before"), SrcKeeping::Imported);
     // A new version gets an entry of its own, and the old one, which nobody needs, goes.
     let newer = elsewhere.path().join("newer.raw");

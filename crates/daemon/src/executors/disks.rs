@@ -1,15 +1,13 @@
 //! What happens to a run's files.
 
-use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use forrest_config::{Base, Config, Destination, Machine};
+use forrest_config::{Destination, Machine};
 use forrest_core::RunEvent;
 use forrest_core::event::{Persist, Trouble};
-use forrest_core::image_choice::choose_start_image;
-use forrest_core::model::{Bytes, Generation, ImageRef, Job, MachineTypeName, StartImage};
+use forrest_core::model::{Bytes, ImageRef, Job, MachineTypeName, StartImage};
 use forrest_images::persistence::persistence_token_matches;
 use forrest_images::readback::{self, ReadBack};
 use forrest_images::seed::{JOBDATA, SeedFiles};
@@ -24,7 +22,7 @@ use secrecy::SecretString;
 
 use super::housekeeping::KeptImages;
 use super::machines::{self, Ending};
-use super::{Executors, Host, RunContext, TakingOut, blocking, snapshots};
+use super::{Executors, Host, RunContext, blocking, images, snapshots};
 use crate::clock::now;
 use crate::record::RunRecord;
 
@@ -45,6 +43,7 @@ impl Executors {
         self.images_settled().await;
         let prepared = match self.begin(&run).await {
             Ok(()) => {
+                self.import_for(&run).await;
                 let run = Arc::clone(&run);
                 let _permit = self.disk_work.acquire().await;
                 let (store, host) = (self.store.clone(), Arc::clone(&self.host));
@@ -82,37 +81,6 @@ impl Executors {
         made.await.clone()
     }
 
-    /// Does what base images need once, such as being imported from another file system, so that no job
-    /// waits for it; and removes what was imported for images that are not configured any more.
-    pub(crate) async fn prepare_base_images(self, config: Arc<Config>) {
-        let images: BTreeSet<PathBuf> = config
-            .machines()
-            .filter_map(|machine| match &machine.base {
-                Base::Image(path) => Some(path.resolve().to_owned()),
-                Base::Machine(_) => None,
-            })
-            .collect();
-        for image in images.clone() {
-            let prepared = self.on_disk(move |store| {
-                let mut told = 0;
-                store.prepare_src(&image, &mut |share| {
-                    // Every tenth of the way is a line in the log.
-                    let tenth = (share * 10.0) as u32;
-                    if std::mem::replace(&mut told, tenth) != tenth {
-                        tracing::info!(image = %image.display(), "importing: {} %", tenth * 10);
-                    }
-                })
-            });
-            if let Err(trouble) = prepared.await {
-                tracing::warn!("a base image cannot be used yet: {}", trouble.what);
-            }
-        }
-        let images: Vec<PathBuf> = images.into_iter().collect();
-        if let Err(trouble) = self.on_disk(move |store| store.sweep_src(&images)).await {
-            tracing::warn!("could not remove imported images: {}", trouble.what);
-        }
-    }
-
     /// Looks for the persistence token on the job-config disk.
     pub(crate) async fn read_back(self, run: Arc<RunContext>) {
         let found = {
@@ -128,7 +96,7 @@ impl Executors {
             Ok(event) => {
                 let origin = origin(job.as_deref(), event);
                 let dir = run.dir.clone();
-                let promoted = self.on_disk(move |store| {
+                let promoted = self.on_disk_among(&self.promotions, move |store| {
                     let generation = match store.promote(&dir, &origin, now(), &mut |_| {}) {
                         Ok(generation) => generation,
                         // No later try would end in another way.
@@ -158,8 +126,13 @@ impl Executors {
         let Some(settings) = &run.settings else {
             return refused("its machine type is not configured any more");
         };
-        if job.is_none() {
+        let Some(left_by) = job else {
             return refused("which job left it behind is not known");
+        };
+        // The core sees to that; but whose `persist_from` would be asked for otherwise?
+        let own = run.machine.repository();
+        if !own.is_same_as(&left_by.repository) {
+            return refused(&format!("its job is one of {}, not of {own}", left_by.repository));
         }
         let Some(facts) = self.workflow_run(run, job).await else {
             let what = "what started the job is not known, so `persist_from` cannot be kept";
@@ -185,21 +158,6 @@ impl Executors {
             Err(what) => Err(Trouble::new(what)),
         };
         self.answer(&run, RunEvent::Discarded(discarded)).await;
-    }
-
-    pub(crate) async fn mark_broken(
-        self,
-        machine: MachineTypeName,
-        generation: Generation,
-        why: String,
-        taking_out: TakingOut,
-    ) {
-        let result =
-            self.on_disk(move |store| store.mark_broken(&machine, generation, &why, now())).await;
-        if let Err(trouble) = result {
-            tracing::error!("could not take a generation out of use: {}", trouble.what);
-        }
-        drop(taking_out);
     }
 }
 
@@ -246,7 +204,7 @@ fn prepare(
     let text = |error: ImageError| error.to_string();
     let mut record = RunRecord::read(run.dir.path()).ok_or("the run's record cannot be read")?;
     let write = |record: &RunRecord| write_record(run, record);
-    let start = start_image(store, settings)?;
+    let start = images::start_image(store, settings)?;
     let template = template(settings).map_err(text)?;
     if restore && let Some(snapshot) = snapshots::fitting(store, settings, host, &start, &template)
     {
@@ -279,23 +237,6 @@ fn prepare(
         seed.write(store, &run.dir.cloud_init(), Part::CloudInit, None).map_err(text)?;
     }
     Ok((start, Start::Cold))
-}
-
-/// The image that a run of this machine type starts from now.
-pub(super) fn start_image(store: &Store, settings: &Machine) -> Result<StartImage, String> {
-    let text = |error: ImageError| error.to_string();
-    let base = match &settings.base {
-        Base::Image(path) => Some(store.src_image(path.resolve()).map_err(text)?),
-        Base::Machine(machine) => store.machine_image(machine).map_err(text)?,
-    };
-    let own = store.machine_image(&settings.name).map_err(text)?;
-    choose_start_image(settings.use_base, base, own).ok_or_else(|| match &settings.base {
-        Base::Image(_) => "there is no image to start from".to_owned(),
-        Base::Machine(machine) => format!(
-            "there is no image to start from yet: no job of {machine} has left its disk behind \
-             (with the persistence token)"
-        ),
-    })
 }
 
 pub(super) fn template(settings: &Machine) -> Result<Template, ImageError> {

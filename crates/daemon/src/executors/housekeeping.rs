@@ -106,7 +106,8 @@ pub(super) fn remove_old_runs(
 ) -> Result<(), ImageError> {
     let over_since = |dir: &RunDir| std::fs::metadata(dir.path().join(OVER))?.modified();
     let mut over: Vec<_> = store
-        .list_run_dirs()?
+        .find_run_dirs()?
+        .runs
         .into_iter()
         .filter_map(|dir| Some((over_since(&dir).ok()?, dir)))
         .collect();

@@ -100,6 +100,14 @@ impl Executors {
             Ok(_) => drop(run.restored.set(())),
             Err(error) => {
                 tracing::warn!(runner = %run.runner, %error, "its guest is not restored ahead");
+                let dir = run.dir.path().to_owned();
+                // One that is only slow has the run's files open: they must not be replaced under it.
+                if !matches!(
+                    blocking(move || run_dir::classify(&dir)).await,
+                    Ok(RunDirState::NeverStarted)
+                ) {
+                    drop(run.restored.set(()));
+                }
             }
         }
     }
@@ -142,7 +150,13 @@ impl Executors {
     }
 
     async fn follow(&self, run: &RunContext) -> Result<Box<Outcome>, VmError> {
-        let (state, mut watch) = ShimClient::connect(run.dir.path()).await?.watch().await?;
+        let dir = run.dir.path();
+        let (state, mut watch) = ShimClient::connect(dir).await?.watch().await?;
+        if state.times.job_config_attached_at.is_none() && state.outcome.is_none() {
+            // Whoever started it did not get to say so, or was killed in between. Its content is there: a run
+            // is watched only once that is written.
+            ShimClient::connect(dir).await?.attach_job_config(JobFiles::default()).await?;
+        }
         let restored = state.boot == BootKind::Restored;
         for happened in so_far(&state) {
             self.tell(run, happened, restored).await;

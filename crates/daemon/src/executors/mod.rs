@@ -1,6 +1,7 @@
 //! How the core's commands are carried out, each in a task of its own, each answered by a message.
 //!
 //! - `disks`: what happens to a run's files: prepare, read back, promote, discard.
+//! - `images`: what runs start from.
 //! - `housekeeping`: what is kept of what is over.
 //! - `reclaim`: making room on a disk that is nearly full.
 //! - `machines`: what happens to its virtual machine, through its supervisor.
@@ -11,6 +12,7 @@
 mod disks;
 mod github;
 pub(crate) mod housekeeping;
+mod images;
 mod last_word;
 mod machines;
 mod reclaim;
@@ -39,8 +41,10 @@ pub(crate) use disks::disk_exists;
 pub(crate) use housekeeping::is_forgotten;
 pub(crate) use machines::{accel_name, supervisor_lost, vm_end};
 
-/// Operations on images at a time: they share one disk.
+/// Operations on images at a time, all of them short: they share one disk.
 const DISK_WORK_MAX: usize = 4;
+/// Promotions at a time. They may take minutes, and no job is to wait for them.
+const PROMOTIONS_MAX: usize = 2;
 
 /// Restored guests on their way to their runner at a time, for each of the host's CPUs. Many at once get
 /// in each other's way: all of them would be there when the last one is.
@@ -155,6 +159,10 @@ pub(crate) struct Executors {
     host: Arc<Host>,
     /// Bounds the blocking work on images.
     disk_work: Arc<Semaphore>,
+    /// Bounds the promotions under way: one that flattens a chain copies a whole disk.
+    promotions: Arc<Semaphore>,
+    /// For whoever takes a base image into the store: that may be a full copy of it.
+    imports: Arc<Semaphore>,
     /// Places for restored guests on their way to their runner.
     turns: Arc<Semaphore>,
     /// How many generations are just being taken out of use: no image is chosen meanwhile.
@@ -201,6 +209,8 @@ impl Executors {
             inbox,
             host: Arc::new(host),
             disk_work: Arc::new(Semaphore::new(DISK_WORK_MAX)),
+            promotions: Arc::new(Semaphore::new(PROMOTIONS_MAX)),
+            imports: Arc::new(Semaphore::new(1)),
             turns: Arc::new(Semaphore::new(turns_at_once())),
             taken_out: Arc::new(watch::Sender::new(0)),
             settings: Settings::of(config),
@@ -217,7 +227,7 @@ impl Executors {
         let store = self.store.clone();
         blocking(move || {
             let free = store.space()?.free;
-            let disks = store.list_run_dirs()?.into_iter().map(|dir| {
+            let disks = store.find_run_dirs()?.runs.into_iter().map(|dir| {
                 let taken = disks::allocated(&dir.disk());
                 (dir.runner().clone(), taken)
             });
@@ -254,12 +264,21 @@ impl Executors {
         }
     }
 
-    /// Does blocking work on images, a bounded number at a time.
+    /// Does blocking work on images that is short, a bounded number at a time.
     async fn on_disk<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Store) -> Result<T, ImageError> + Send + 'static,
     ) -> Result<T, Trouble> {
-        let _permit = self.disk_work.acquire().await;
+        self.on_disk_among(&self.disk_work, work).await
+    }
+
+    /// Does blocking work on images, as many of this kind at a time as `places` has.
+    async fn on_disk_among<T: Send + 'static>(
+        &self,
+        places: &Semaphore,
+        work: impl FnOnce(&Store) -> Result<T, ImageError> + Send + 'static,
+    ) -> Result<T, Trouble> {
+        let _permit = places.acquire().await;
         let store = self.store.clone();
         blocking(move || work(&store)).await.map_err(|error| Trouble::new(error.to_string()))
     }

@@ -19,7 +19,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::machines::{self, Ending};
-use super::{Executors, Host, accel_name, blocking, disks};
+use super::{Executors, Host, accel_name, blocking, disks, images};
 use crate::clock::now;
 use crate::driver::Message;
 
@@ -58,7 +58,7 @@ pub(super) struct Wanted {
 
 /// What a snapshot of this machine type would be of, or why there can be none.
 pub(super) fn wanted(store: &Store, settings: &Machine, host: &Host) -> Result<Wanted, String> {
-    let start = disks::start_image(store, settings)?;
+    let start = images::start_image(store, settings)?;
     let template = disks::template(settings).map_err(|error| error.to_string())?;
     wanted_of(settings, host, start, template)
 }

@@ -11,7 +11,8 @@ use tokio::net::TcpStream;
 
 use crate::http::{answer, connect, deliver, exchange, head, post, webhook};
 use crate::scene::{
-    BUILD, STEP, booting, end, forget_webhooks, logged, plan, polled, queue, testbed,
+    BUILD, STEP, booting, end, forget_webhooks, logged, machine, plan, polled, queue, testbed,
+    until,
 };
 
 /// The largest body that GitHub sends.
@@ -255,6 +256,56 @@ async fn replays_start_nothing() {
     assert_eq!(deliver(&testbed, "workflow_job", &queued).await, Some(202));
     assert_eq!(made(&testbed.client().status().await.expect("a status")), 1, "a replay was heard");
     end(testbed).await;
+}
+
+/// A daemon that was started anew knows nothing of jobs that are over: GitHub is asked for one that only an old
+/// webhook calls queued.
+#[tokio::test]
+async fn replays_start_nothing_after_a_restart_either() {
+    let Some(mut testbed) = testbed("replays-restart").await else { return };
+    testbed.daemon.take().expect("a daemon").kill().await.expect("killed");
+    let job = queue(&testbed, BUILD, "over");
+    let queued = with_field(&sample(&testbed, job), "created_at", "2020-01-01T00:00:00Z");
+    testbed.sim.cancel(testbed.sim.job(job).expect("the job").run_id, true).expect("cancelled");
+    testbed.start_daemon().await.expect("it starts again");
+    polled(&testbed).await;
+    testbed.sim.clear_requests();
+    assert_eq!(deliver(&testbed, "workflow_job", &queued).await, Some(202));
+    let path = format!("/actions/jobs/{job}");
+    let asked = || testbed.sim.requests().iter().any(|request| request.path.ends_with(&path));
+    until("a question about the job", asked).await;
+    let view = testbed.client().status().await.expect("a status").view;
+    assert!(view.runs.is_empty() && view.finished.is_empty(), "a replay was heard: {view:?}");
+    end(testbed).await;
+}
+
+/// Whoever administers a repository that the App serves can give a runner there any name.
+#[tokio::test]
+async fn a_runner_of_the_same_name_elsewhere_is_not_taken_for_ours() {
+    const OTHER: &str = "acme/gadgets/build";
+    let Some(plan) = plan("namesake") else { return };
+    let testbed = Testbed::start(plan.with(machine(OTHER))).await.expect("the testbed starts");
+    polled(&testbed).await;
+    queue(&testbed, BUILD, "ours");
+    let runner = booting(&testbed, BUILD).await;
+    forget_webhooks(&testbed);
+    let job = queue(&testbed, OTHER, "theirs");
+    for action in [JobAction::InProgress, JobAction::Completed] {
+        let body = testbed.sim.sample_webhook(job, action).expect("a sample").1;
+        let body = with_field(&body, "runner_name", runner.as_str());
+        assert_eq!(deliver(&testbed, "workflow_job", &body).await, Some(202));
+    }
+    logged(&testbed, "as somebody may have given its name to a runner there").await;
+    logged(&testbed, "job \"theirs\" is over").await;
+    assert_eq!(booting(&testbed, BUILD).await, runner);
+    end(testbed).await;
+}
+
+/// A webhook's body that says something else of its job.
+fn with_field(body: &[u8], field: &str, value: &str) -> Vec<u8> {
+    let mut body: serde_json::Value = serde_json::from_slice(body).expect("JSON");
+    body["workflow_job"][field] = value.into();
+    serde_json::to_vec(&body).expect("JSON")
 }
 
 #[tokio::test]

@@ -1,9 +1,13 @@
 //! The daemon is killed in each state of a run, and another program file takes over, as after an upgrade.
 //! What the runner does is done by the simulator here: the guests never do anything.
 
+use std::time::Duration;
+
 use forrest_core::event::EndReason;
 use forrest_core::model::Generation;
 use forrest_testbed::Testbed;
+use forrest_vm::run_dir::{RunDirState, classify, files};
+use forrest_vm::{ShimClient, spawn_shim};
 use github_sim::model::{ApiEffect, ApiFault, Conclusion, JobId, When};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -11,6 +15,9 @@ use crate::hands::{about_to_keep_its_disk, generations, reached, runner_of, shut
 use crate::scene::{
     BUILD, STEP, booting, end, logged, plan, polled, queue, run_dir, testbed, until,
 };
+
+/// Pause between two looks at a supervisor's state.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Kills the daemon, and starts another one from a copy of the program.
 async fn upgrade(testbed: &mut Testbed) {
@@ -36,6 +43,45 @@ async fn while_it_prepares() {
         .sim
         .wait_for_runners(|runners| runners.len() == 1 && runners[0].name == runner.as_str());
     tokio::time::timeout(STEP, alone).await.expect("no other runner is left");
+    end(testbed).await;
+}
+
+/// Killed after it has started a supervisor, and before it has handed over the job configuration: the next
+/// daemon hands it over.
+#[tokio::test]
+async fn before_the_job_configuration_is_handed_over() {
+    let Some(mut testbed) = testbed("restart-handing-over").await else { return };
+    queue(&testbed, BUILD, "patient");
+    let runner = booting(&testbed, BUILD).await;
+    testbed.daemon.take().expect("a daemon").kill().await.expect("killed");
+    let dir = run_dir(&testbed, &runner);
+    let mut shim = ShimClient::connect(&dir).await.expect("a supervisor");
+    shim.kill("the story begins anew").await.expect("ended");
+    until("its end", || matches!(classify(&dir), Ok(RunDirState::Over(_)))).await;
+    // What a supervisor finds that was just started.
+    let given = [files::SPEC, files::DISK, files::CLOUD_INIT, files::JOB_CONFIG];
+    for entry in std::fs::read_dir(&dir).expect("the run's directory").flatten() {
+        let name = entry.file_name();
+        if !given.iter().any(|given| name == *given) && !name.to_string_lossy().ends_with(".json")
+            || name == files::OUTCOME
+        {
+            std::fs::remove_file(entry.path()).expect("removed");
+        }
+    }
+    spawn_shim(&testbed.plan().forrest, &dir).await.expect("a supervisor starts");
+    let mut shim = ShimClient::connect(&dir).await.expect("a supervisor");
+    let state = shim.status().await.expect("its state");
+    assert_eq!(state.times.job_config_attached_at, None);
+    let (_, mut events) = shim.watch().await.expect("its events");
+    testbed.start_daemon().await.expect("it starts again");
+    let go = async {
+        let mut shim = ShimClient::connect(&dir).await.expect("a supervisor");
+        while shim.status().await.expect("its state").times.job_config_attached_at.is_none() {
+            // Whatever happens: then it is looked at again.
+            let _ = tokio::time::timeout(LOOK, events.next()).await;
+        }
+    };
+    tokio::time::timeout(STEP, go).await.expect("it is handed over");
     end(testbed).await;
 }
 
