@@ -1,8 +1,10 @@
 //! Lines of bounded length from a stream of bytes that somebody else controls.
 
 use std::io;
+use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::time::{Instant, sleep_until};
 
 /// What was read.
 #[derive(Debug, PartialEq, Eq)]
@@ -56,6 +58,32 @@ impl<R: AsyncRead + Unpin> BoundedLines<R> {
                 let skipped = std::mem::take(&mut self.skipping);
                 return Ok(Some(if skipped { Line::TooLong } else { Line::Text(line) }));
             }
+        }
+    }
+}
+
+/// A rate that somebody who is not trusted is read at: beyond it, he has to wait.
+#[derive(Debug)]
+pub struct Pace {
+    share: Duration,
+    burst: u32,
+    /// Each line moves this forward by its share of a second.
+    allowed_at: Instant,
+}
+
+impl Pace {
+    /// As many lines a second in the long run, and as many at once before that counts.
+    pub fn new(per_s: u32, burst: u32) -> Self {
+        let share = Duration::from_secs(1) / per_s.max(1);
+        Self { share, burst, allowed_at: Instant::now() }
+    }
+
+    /// Counts a line, and waits where there were too many.
+    pub async fn keep(&mut self) {
+        self.allowed_at = self.allowed_at.max(Instant::now()) + self.share;
+        // Before the clock began: certainly not ahead.
+        if let Some(at) = self.allowed_at.checked_sub(self.share * self.burst) {
+            sleep_until(at).await;
         }
     }
 }

@@ -15,7 +15,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::VmError;
-use crate::lines::{BoundedLines, Line};
+use crate::lines::{BoundedLines, Line, Pace};
 
 /// The longest line that is taken from QEMU, in bytes. The answers to what is asked here are far
 /// shorter.
@@ -26,6 +26,11 @@ pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 const COMMANDS_MAX: usize = 8;
 /// Events that may wait to be looked at; QEMU waits beyond that.
 const EVENTS_MAX: usize = 32;
+/// How many lines QEMU may send in the long run, a second: each event may become a line of log. It sends
+/// some hundred in its life, a few for each request that meets a full disk.
+const LINES_PER_S_MAX: u32 = 10;
+/// How many lines it may send at once before the rate counts.
+const LINES_BURST: u32 = 1000;
 const READ_BUFFER_LEN: usize = 4 << 10;
 
 /// An event of QEMU.
@@ -179,12 +184,16 @@ impl Connection {
     /// Until QEMU closes the connection, breaks the protocol, or nobody holds a handle any more. Those
     /// who still wait for an answer learn it by their reply being dropped.
     async fn serve(mut self, mut queue: mpsc::Receiver<Command>) {
+        let mut pace = Pace::new(LINES_PER_S_MAX, LINES_BURST);
         loop {
             let go_on = tokio::select! {
-                line = self.lines.next() => match line {
-                    Ok(Some(Line::Text(line))) => self.take(&line).await,
-                    Ok(Some(Line::TooLong) | None) | Err(_) => false,
-                },
+                line = self.lines.next() => {
+                    pace.keep().await;
+                    match line {
+                        Ok(Some(Line::Text(line))) => self.take(&line).await,
+                        Ok(Some(Line::TooLong) | None) | Err(_) => false,
+                    }
+                }
                 command = queue.recv() => match command {
                     Some(command) => self.give(command).await,
                     None => false,
@@ -283,6 +292,22 @@ mod tests {
             assert!(qmp.execute("stop", json!({})).await.is_err(), "{nonsense}");
             assert_eq!(events.recv().await, None);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_of_events_is_read_slowly() {
+        let flood = "{\"event\":\"RESUME\",\"data\":{}}\n".repeat(LINES_BURST as usize + 100);
+        let greeting = "{\"QMP\":{}}\n<\n{\"return\":{},\"id\":1}\n";
+        let script: &'static str = format!("{greeting}{flood}").leak();
+        let (_qmp, mut events) = Qmp::handshake(speaks(script)).await.expect("handshake");
+        let began = tokio::time::Instant::now();
+        let mut seen = 0;
+        while events.recv().await.is_some() {
+            seen += 1;
+        }
+        assert_eq!(seen, LINES_BURST + 100);
+        let took = began.elapsed();
+        assert!((9..=12).contains(&took.as_secs()), "{took:?}");
     }
 
     #[tokio::test]

@@ -10,14 +10,11 @@
 //! The guest may be a stranger's: lines are bounded, and reading slows down to a fixed rate, beyond
 //! which the guest itself has to wait.
 
-use std::time::Duration;
-
 use forrest_core::model::foreign_text::harmless;
 use tokio::net::unix::OwnedReadHalf;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
 
-use crate::lines::{BoundedLines, Line};
+use crate::lines::{BoundedLines, Line, Pace};
 
 /// The longest line from the guest, in bytes.
 pub const LINE_LEN_MAX: usize = 1 << 10;
@@ -79,10 +76,7 @@ impl GuestLine {
 /// Reads until the port closes or nobody listens any more.
 pub(crate) async fn read(port: OwnedReadHalf, said: mpsc::Sender<GuestLine>) {
     let mut lines = BoundedLines::new(port, LINE_LEN_MAX, READ_BUFFER_LEN);
-    // Each line moves this forward by its share of a second; a guest that is ahead by more than the
-    // burst waits.
-    let share = Duration::from_secs(1) / LINES_PER_S_MAX;
-    let mut allowed_at = Instant::now();
+    let mut pace = Pace::new(LINES_PER_S_MAX, LINES_BURST);
     while let Ok(Some(line)) = lines.next().await {
         let line = match line {
             Line::Text(line) => GuestLine::parse(&line),
@@ -91,16 +85,18 @@ pub(crate) async fn read(port: OwnedReadHalf, said: mpsc::Sender<GuestLine>) {
         if said.send(line).await.is_err() {
             return;
         }
-        allowed_at = allowed_at.max(Instant::now()) + share;
-        sleep_until(allowed_at - share * LINES_BURST).await;
+        pace.keep().await;
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use tokio::io::AsyncWriteExt;
     use tokio::net::UnixStream;
+    use tokio::time::Instant;
 
     #[test]
     fn the_documented_words_are_understood() {
