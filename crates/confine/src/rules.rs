@@ -6,7 +6,8 @@
 //!        ├── to what `network.allow` names, or port 53 of a name server of the host ──▶ accepted
 //!        ├── to the host itself, or to many at a time (by the routing table) ─────────▶ refused
 //!        ├── to private, local, reserved or metadata addresses ───────────────────────▶ refused
-//!        └── to the rest: the Internet ───────────────────────────────────────────────▶ accepted
+//!        ├── to the Internet, as one of too many new TCP connections ─────────────────▶ dropped
+//!        └── to the rest of the Internet ─────────────────────────────────────────────▶ accepted
 //! ```
 //!
 //! Each VM has a table of its own, so that its filter comes, is mended and goes in one transaction that
@@ -30,7 +31,7 @@ pub const TABLE_PREFIX: &str = "forrest-";
 
 /// IPv4 destinations that are not the Internet, with the reason (RFC 6890 and its registry, unless it
 /// says otherwise).
-pub const REFUSED_V4: [(&str, &str); 13] = [
+pub const REFUSED_V4: [(&str, &str); 16] = [
     ("0.0.0.0/8", "this host"),
     ("10.0.0.0/8", "private"),
     ("100.64.0.0/10", "carrier-grade NAT"),
@@ -39,9 +40,12 @@ pub const REFUSED_V4: [(&str, &str); 13] = [
     ("169.254.0.0/16", "link-local, most clouds' metadata"),
     ("172.16.0.0/12", "private"),
     ("192.0.0.0/24", "protocol assignments, some clouds' metadata"),
+    ("192.0.2.0/24", "documentation"),
     ("192.88.99.0/24", "6to4 relays"),
     ("192.168.0.0/16", "private"),
     ("198.18.0.0/15", "benchmarks"),
+    ("198.51.100.0/24", "documentation"),
+    ("203.0.113.0/24", "documentation"),
     ("224.0.0.0/4", "multicast"),
     ("240.0.0.0/4", "reserved, broadcast"),
 ];
@@ -55,6 +59,14 @@ pub const REFUSED_V6: [(&str, &str); 3] = [
 
 /// The only IPv6 destinations that are the Internet: global unicast, and IPv4 behind NAT64.
 const INTERNET_V6: &str = "2000::/3, 64:ff9b::/96";
+
+/// TCP connections to the Internet that a guest may begin in the long run, a second. The host, and whatever
+/// stands between it and the Internet, may keep an entry for each of them for two minutes, among some
+/// ten thousand. Datagrams are bounded by the files that QEMU may have open.
+pub const CONNECTIONS_PER_S_MAX: u32 = 200;
+/// How many it may begin at once before the rate counts. Those beyond it are tried again by the host's TCP, a
+/// second later.
+pub const CONNECTIONS_BURST: u32 = 1000;
 
 /// A set of destinations that a guest may reach nevertheless.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -150,6 +162,8 @@ fn chains(guest: &GuestRules) -> String {
         "\t\tfib daddr type != unicast jump refused\n\
          \t\tip daddr {{ {} }} jump refused\n\
          \t\tip6 daddr {{ {}, {nat64} }} jump refused\n\
+         \t\ttcp flags & (syn | ack) == syn limit rate over {CONNECTIONS_PER_S_MAX}/second burst \
+         {CONNECTIONS_BURST} packets counter drop\n\
          \t\tmeta nfproto ipv4 accept\n\
          \t\tip6 daddr {{ {INTERNET_V6} }} accept\n\
          \t\tjump refused\n\

@@ -75,8 +75,11 @@ async fn what_a_guest_reaches_and_what_not() {
         "169.254.169.254:80".to_owned(),
         "172.31.255.255:80".to_owned(),
         "192.0.0.192:80".to_owned(),
+        "192.0.2.1:80".to_owned(),
         "192.168.1.1:80".to_owned(),
         "198.18.0.1:80".to_owned(),
+        "198.51.100.1:80".to_owned(),
+        "203.0.113.1:80".to_owned(),
         "240.0.0.1:80".to_owned(),
         "[::ffff:10.0.0.1]:80".to_owned(),
         "[::ffff:169.254.169.254]:80".to_owned(),
@@ -113,6 +116,24 @@ async fn what_a_guest_reaches_and_what_not() {
     assert_eq!(here.probe(neighbour, Probe::Udp, "192.168.1.1:80"), Verdict::LetThrough);
     filter.remove().await.expect("removed");
     assert_eq!(here.tables(), "");
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_guest_that_begins_connections_without_end_is_slowed_down() {
+    let Some(here) = Namespace::enter() else { return };
+    let uid = 1_810_000_500;
+    let allow = vec![to("10.20.0.0/16", None)];
+    let _filter = Filter::put_in_place(uid, allow).await.expect("in place");
+    let burst = rules::CONNECTIONS_BURST;
+    here.begin_connections(uid, "93.184.215.14:80", burst);
+    assert_eq!(here.refused(), 0);
+    // The rate lets some more through, but it would take this long for all of them.
+    here.begin_connections(uid, "[2606:2800:21f::1]:443", 15 * rules::CONNECTIONS_PER_S_MAX);
+    assert!(here.refused() > 0, "{}", here.rules(uid));
+    // What is allowed does not count.
+    let refused = here.refused();
+    here.begin_connections(uid, "10.20.3.4:9", 2 * burst);
+    assert_eq!(here.refused(), refused);
 }
 
 #[tokio::test(flavor = "current_thread")]

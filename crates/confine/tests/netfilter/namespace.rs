@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rustix::net::{
-    AddressFamily, SendFlags, SocketFlags, SocketType, ipproto, sendto, socket_with,
+    AddressFamily, SendFlags, SocketFlags, SocketType, connect, ipproto, sendto, socket_with,
 };
 use rustix::thread::{
     CapabilitySet, CapabilitySets, LinkNameSpaceType, Uid, move_into_link_name_space,
@@ -148,8 +148,25 @@ impl Namespace {
         }
     }
 
+    /// Begins connections to an address as this user, and waits for none of them.
+    pub fn begin_connections(&self, uid: u32, address: &str, count: u32) {
+        let address: SocketAddr = address.parse().expect(address);
+        let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let begun = std::thread::spawn(move || {
+            set_thread_uid(Uid::from_raw(uid)).expect("another user");
+            for _ in 0..count {
+                let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+                let socket =
+                    socket_with(family, SocketType::STREAM, flags, None).expect("a socket");
+                // It is under way.
+                let _ = connect(&socket, &address);
+            }
+        });
+        begun.join().expect("they are begun");
+    }
+
     /// How many packets all filters have refused.
-    fn refused(&self) -> u64 {
+    pub fn refused(&self) -> u64 {
         let rules = self.nft("list ruleset");
         let mut words = rules.split_whitespace();
         let mut sum = 0;
