@@ -38,6 +38,7 @@ impl World {
         checker.polls.clear();
         checker.answered.clear();
         checker.heard.clear();
+        checker.running.clear();
         checker.draining = false;
         checker.forgotten.clear();
         checker.idle.fill(0);
@@ -62,6 +63,13 @@ impl World {
                 }
                 if let Some(conclusion) = job.conclusion {
                     checker.concluded.insert(job.id, conclusion);
+                }
+                let runner = job.runner.as_ref().filter(|_| job.status == JobStatus::InProgress);
+                checker.running.retain(|holder, (id, _)| *id != job.id || runner == Some(holder));
+                if let Some(runner) = runner
+                    && checker.running.get(runner).is_none_or(|(id, _)| *id != job.id)
+                {
+                    checker.running.insert(runner.clone(), (job.id, now));
                 }
                 checker.told = Some(job.id);
                 checker.heard.entry(job.id).or_insert(now);
@@ -214,6 +222,7 @@ impl World {
     pub(crate) fn checker_on_minute(&mut self) -> Result<(), Broken> {
         let Some(daemon) = self.daemon.take() else { return Ok(()) };
         let judged = self.judge_idleness(&daemon.core);
+        let judged = judged.and_then(|()| self.judge_limits_that_never_come(&daemon.core));
         self.daemon = Some(daemon);
         judged
     }

@@ -91,6 +91,8 @@ pub struct Checker {
     answered: BTreeSet<Repository>,
     /// When the present daemon first heard of each job.
     heard: BTreeMap<JobId, u64>,
+    /// The job that each runner has, as the present daemon was told, and since when it was.
+    running: BTreeMap<RunnerName, (JobId, u64)>,
     /// A job that the present daemon heard of last and first, by a webhook that is older than it may be.
     doubtful: Option<JobId>,
     /// When requests were sent.
@@ -142,6 +144,7 @@ impl Checker {
             polls: BTreeMap::new(),
             answered: BTreeSet::new(),
             heard: BTreeMap::new(),
+            running: BTreeMap::new(),
             doubtful: None,
             sent: VecDeque::new(),
             trouble: vec![None; machines.len()],

@@ -202,7 +202,8 @@ impl World {
                 self.later(3 * SECOND, |done| Work::Start(runner, id, done));
             }
             Command::SetJobDeadline { runner, at } => {
-                self.later(100, |_| Work::Deadline(runner, at));
+                // In the order in which they were given, and before what is recorded after them.
+                self.after(50, Action::Work(self.epoch, Work::Deadline(runner, at)));
             }
             Command::PowerDown { runner } => self.later(200, |_| Work::PowerDown(runner)),
             Command::Kill { runner, .. } => self.later(200, |_| Work::Kill(runner)),
@@ -215,7 +216,9 @@ impl World {
                 self.later(SECOND, |done| Work::Discard(runner, done));
             }
             Command::Forget { runner, .. } => self.later(50, |_| Work::Forget(runner)),
-            Command::RecordJob { runner, job } => self.later(20, |_| Work::Record(runner, job)),
+            Command::RecordJob { runner, job } => {
+                self.after(60, Action::Work(self.epoch, Work::Record(runner, job)));
+            }
             Command::MarkBroken { machine, generation, .. } => {
                 let machine = self.place(&machine);
                 self.later(100, |_| Work::MarkBroken(machine, generation));
