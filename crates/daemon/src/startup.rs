@@ -22,7 +22,7 @@ use crate::control::{self, DaemonStatus};
 use crate::driver::{Driver, INBOX_MAX};
 use crate::error::DaemonError;
 use crate::executors::{Executors, Host, accel_name};
-use crate::ingress::{self, Listener, Webhooks};
+use crate::ingress::{self, Listener, Strangers, Webhooks};
 use crate::reload::Reload;
 use crate::{adoption, groups, measure, systemd};
 
@@ -92,8 +92,10 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     tokio::spawn(measure::measure(executors, inbox.clone()));
     tracing::info!("Forrest {} serves webhooks on {webhook_listener}", env!("CARGO_PKG_VERSION"));
     let webhooks = Webhooks::new(inbox.clone(), verifiers);
-    tokio::spawn(ingress::serve(webhook_listener, ingress::router(webhooks)));
-    tokio::spawn(ingress::serve(control_listener, control::router(inbox, changes, status, store)));
+    let webhooks = ingress::router(webhooks);
+    tokio::spawn(ingress::serve(webhook_listener, webhooks, Strangers::Expected));
+    let control = control::router(inbox, changes, status, store);
+    tokio::spawn(ingress::serve(control_listener, control, Strangers::KeptOut));
     systemd::ready("serving");
     driver.run(stop_signal()?).await;
     Ok(())

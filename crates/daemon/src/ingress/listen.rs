@@ -8,13 +8,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::service::Service as _;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener, UnixSocket};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// The most connections at a time; further ones wait in the kernel's queue.
+use super::crowd::Crowd;
+
+/// The most connections at a time, beside one that waits for a place; further ones wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 256;
 /// The most bytes of a connection that are read ahead, and of a request's head.
 const HEAD_LEN_MAX: usize = 64 << 10;
@@ -28,6 +31,15 @@ const BACKLOG: u32 = 1024;
 const OWNER_ONLY: u32 = 0o600;
 /// Pause after the operating system could not accept, such as for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Whether strangers connect to a socket, who may be sent away for others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Strangers {
+    /// The webhooks' socket.
+    Expected,
+    /// The control socket: nobody but Forrest's own user, who may follow along for long.
+    KeptOut,
+}
 
 /// A bound socket.
 #[derive(Debug)]
@@ -102,41 +114,66 @@ impl std::fmt::Display for Listener {
 }
 
 /// Serves a socket for ever.
-pub(crate) async fn serve(listener: Listener, router: Router) {
+pub(crate) async fn serve(listener: Listener, router: Router, strangers: Strangers) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let crowd = Crowd::default();
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let accepted = match &listener {
             Listener::Tcp(listener) => listener.accept().await.map(|(stream, _)| {
                 // Answers are small and should not wait for more to come.
                 let _ = stream.set_nodelay(true);
-                connection(stream, router.clone(), place);
+                Box::new(stream) as Box<dyn Stream>
             }),
             Listener::Unix(listener, _) => {
-                listener.accept().await.map(|(stream, _)| connection(stream, router.clone(), place))
+                listener.accept().await.map(|(stream, _)| Box::new(stream) as Box<dyn Stream>)
             }
         };
-        if let Err(error) = accepted {
-            tracing::warn!(%error, %listener, "could not accept a connection");
-            tokio::time::sleep(ACCEPT_PAUSE).await;
+        match accepted {
+            Ok(stream) => {
+                let place = match strangers {
+                    Strangers::Expected => crowd.make_room(&places).await,
+                    Strangers::KeptOut => Arc::clone(&places).acquire_owned().await.ok(),
+                };
+                let Some(place) = place else { return };
+                connection(stream, router.clone(), place, crowd.clone());
+            }
+            Err(error) => {
+                tracing::warn!(%error, %listener, "could not accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
         }
     }
 }
 
-fn connection<S>(stream: S, router: Router, place: OwnedSemaphorePermit)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+/// A connection of either kind.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+fn connection(stream: Box<dyn Stream>, router: Router, place: OwnedSemaphorePermit, crowd: Crowd) {
     tokio::spawn(async move {
+        let member = Arc::new(crowd.join());
+        let (served, inner) = (Arc::clone(&member), TowerToHyperService::new(router));
+        let service = hyper::service::service_fn(move |request| {
+            let (member, answer) = (Arc::clone(&served), inner.call(request));
+            async move {
+                let answer = answer.await;
+                member.made_itself_useful();
+                answer
+            }
+        });
         let served = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIMEOUT)
             .max_buf_size(HEAD_LEN_MAX)
-            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-        match tokio::time::timeout(CONNECTION_TIMEOUT, served).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(%error, "a client's connection failed"),
-            Err(_) => tracing::debug!("a client's connection was kept for too long"),
+            .serve_connection(TokioIo::new(stream), service);
+        tokio::select! {
+            served = tokio::time::timeout(CONNECTION_TIMEOUT, served) => match served {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(%error, "a client's connection failed"),
+                Err(_) => tracing::debug!("a client's connection was kept for too long"),
+            },
+            () = member.sent_away() => tracing::debug!("a client had to make room for another one"),
         }
         drop(place);
     });

@@ -4,8 +4,9 @@
 //! Everybody on the network may talk to this, so every resource that a client can hold is bounded:
 //! connections, bytes of bodies in memory, and time.
 
+mod crowd;
 mod listen;
 mod webhook;
 
-pub(crate) use listen::{Listener, serve};
+pub(crate) use listen::{Listener, Strangers, serve};
 pub(crate) use webhook::{Webhooks, router};

@@ -217,6 +217,21 @@ async fn a_slow_head_is_cut_off() {
     end(testbed).await;
 }
 
+/// More connections than there are places, none of which says anything: those that were there longest make room.
+#[tokio::test]
+async fn connections_that_are_held_for_nothing_keep_no_webhook_out() {
+    let Some(testbed) = testbed("crowd").await else { return };
+    let mut held = Vec::new();
+    for _ in 0..300 {
+        held.push(connect(&testbed).await);
+    }
+    let began = Instant::now();
+    assert_eq!(deliver(&testbed, "ping", b"{}").await, Some(200));
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(12), "after {took:?}, when they lost their places anyway");
+    end(testbed).await;
+}
+
 #[tokio::test]
 async fn endless_heads_are_refused() {
     let Some(testbed) = testbed("endless-heads").await else { return };
