@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use forrest_core::model::{Generation, MachineTypeName, Repository};
+use forrest_core::model::{Bytes, Generation, MachineTypeName, Repository};
 
 use crate::error::ImageError;
 use crate::generations::{BackingFile, Lineage, RECORD_MAX};
@@ -18,6 +18,14 @@ pub const MAX_BACKING_DEPTH: usize = 6;
 /// A chain that is longer than this is one that the store did not make, perhaps one that bites its tail.
 const CHAIN_MAX: usize = MAX_BACKING_DEPTH + 2;
 
+/// One file of a disk, by the store's records.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Layer {
+    pub(crate) file: BackingFile,
+    /// The disk's size as a guest sees it; `None` where it is not recorded.
+    pub(crate) virtual_size: Option<Bytes>,
+}
+
 impl Store {
     /// The files that an image is built on, the nearest first, each checked to be what it was.
     pub(crate) fn chain_below(
@@ -25,10 +33,20 @@ impl Store {
         image: &Path,
         backing: Option<&BackingFile>,
     ) -> Result<Vec<BackingFile>, ImageError> {
-        let mut chain: Vec<BackingFile> = Vec::new();
+        let layers = self.layers_below(image, backing)?;
+        Ok(layers.into_iter().map(|layer| layer.file).collect())
+    }
+
+    /// [`Store::chain_below`], with what else the records say. No image is opened.
+    pub(crate) fn layers_below(
+        &self,
+        image: &Path,
+        backing: Option<&BackingFile>,
+    ) -> Result<Vec<Layer>, ImageError> {
+        let mut chain: Vec<Layer> = Vec::new();
         let mut next = backing.cloned();
         while let Some(file) = next {
-            let above = chain.last().map_or(image, |file| file.path.as_path()).to_owned();
+            let above = chain.last().map_or(image, |layer| layer.file.path.as_path()).to_owned();
             let broken = |why| ImageError::BrokenChain {
                 image: above.clone(),
                 backing: file.path.clone(),
@@ -40,27 +58,33 @@ impl Store {
             if !file.path.is_file() {
                 return Err(broken("is not there"));
             }
-            next = self.backing_of(&file).map_err(|error| match error {
-                Missing::Record => broken("has no readable record"),
-                Missing::Other(error) => error,
-            })?;
-            chain.push(file);
+            let (backing, virtual_size) =
+                self.recorded(&file.path).map_err(|error| match error {
+                    Missing::Record => broken("has no readable record"),
+                    Missing::Other(error) => error,
+                })?;
+            next = backing;
+            chain.push(Layer { file, virtual_size });
         }
         Ok(chain)
     }
 
-    /// What a file of the store is built on, by its record.
-    fn backing_of(&self, file: &BackingFile) -> Result<Option<BackingFile>, Missing> {
-        if file.path.parent() == Some(&self.layout.src()) {
-            return self.check_src_entry(&file.path).map(|()| None).map_err(Missing::Other);
+    /// What a file of the store is built on, and its virtual size, by its record.
+    fn recorded(&self, path: &Path) -> Result<(Option<BackingFile>, Option<Bytes>), Missing> {
+        if path.parent() == Some(&self.layout.src()) {
+            // Raw, and no guest has it open for writing.
+            return self.check_src_entry(path).map(|()| (None, None)).map_err(Missing::Other);
         }
-        if let Some((machine, generation)) = self.generation_of_path(&file.path) {
+        if let Some((machine, generation)) = self.generation_of_path(path) {
             let paths = self.layout.machine(&machine)?;
             let lineage = read_record::<Lineage>(&paths.lineage(generation), RECORD_MAX)?;
-            return lineage.map(|lineage| lineage.backing).ok_or(Missing::Record);
+            let Lineage { backing, virtual_size, .. } = lineage.ok_or(Missing::Record)?;
+            // Zero where the lineage does not say.
+            return Ok((backing, Some(virtual_size).filter(|size| *size != Bytes(0))));
         }
-        let record = read_record::<DiskRecord>(&file.path.with_file_name(DISK_RECORD), RECORD_MAX)?;
-        record.map(|record| record.backing).ok_or(Missing::Record)
+        let record = read_record::<DiskRecord>(&path.with_file_name(DISK_RECORD), RECORD_MAX)?;
+        let DiskRecord { backing, virtual_size, .. } = record.ok_or(Missing::Record)?;
+        Ok((backing, Some(virtual_size)))
     }
 
     /// The generation whose image is at this path.

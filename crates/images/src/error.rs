@@ -151,6 +151,25 @@ pub enum ImageError {
         /// The run.
         runner: RunnerName,
     },
+    /// The disk of a run, or a file that it is built on, is not what the store made of it. Trying again
+    /// ends in the same way.
+    #[error(
+        "the disk of the run {runner} becomes no image and is removed, since it is not what Forrest made: the {field} of {} \
+         is {found}. {advice}", path.display()
+    )]
+    DiskChanged {
+        /// The run.
+        runner: RunnerName,
+        /// The file.
+        path: PathBuf,
+        /// The field of its header, or the property of the file.
+        field: &'static str,
+        /// What it is, which a guest may have chosen, and what it is by the store's records. Short, and
+        /// without control characters.
+        found: String,
+        /// Who may have done that, and what to do.
+        advice: &'static str,
+    },
     /// A snapshot was dropped or removed since it was found.
     #[error("the snapshot in {} is not to be used any more; the next check has a new one built", dir.display())]
     SnapshotGone {

@@ -9,6 +9,7 @@
 //! Everything blocks; nothing here knows tokio, GitHub, QEMU's command line or the configuration file.
 
 mod chain;
+mod disk_check;
 pub mod durable;
 mod error;
 mod format;

@@ -27,6 +27,9 @@
 //! Asking for the same promotion again, after an error or a crash, completes it and answers the same
 //! generation: a run is promoted at most once, by its name in the lineage.
 //!
+//! Before all of that, and again right before step 1, the disk is compared with the records: what a QEMU that
+//! was taken over wrote to its header must not decide which files are read ([`crate::disk_check`]).
+//!
 //! A disk that is built on a snapshot's disk is taken off it first, with `qemu-img rebase`, onto what the
 //! snapshot's disk is built on: a snapshot is never forced to the disk, and goes when its key does. Only
 //! what the snapshot's guest wrote while it booted is read for that. Where it is interrupted, the disk
@@ -44,10 +47,10 @@ use crate::chain::MAX_BACKING_DEPTH;
 use crate::durable::LockKind;
 use crate::error::{ImageError, IoContext};
 use crate::format::DiskFormat;
-use crate::generations::{Generations, Lineage, Origin, RECORD_MAX};
+use crate::generations::{BackingFile, Generations, Lineage, Origin, RECORD_MAX};
 use crate::layout::{DISK_RECORD, FLAT_DISK, MachinePaths};
-use crate::qemu_img::{self, Progress};
-use crate::run_disk::{DiskRecord, disk_size};
+use crate::qemu_img::{self, Chain, Progress};
+use crate::run_disk::DiskRecord;
 use crate::runs::RunDir;
 use crate::store::{Store, read_record, to_json};
 
@@ -66,7 +69,8 @@ impl Store {
     /// snapshot's guest wrote. Calling it again completes what was interrupted.
     ///
     /// # Errors
-    /// [`ImageError::NoDisk`]; [`ImageError::HostRestarted`]; [`ImageError::NoNumberLeft`];
+    /// [`ImageError::NoDisk`]; [`ImageError::HostRestarted`], [`ImageError::DiskChanged`], for which no
+    /// later try ends in another way; [`ImageError::NoNumberLeft`];
     /// [`ImageError::BadRecord`]; [`ImageError::Io`], a full disk among others. The run's disk is then
     /// still in its directory, unless the promotion got past its point of no return.
     pub fn promote(
@@ -89,6 +93,9 @@ impl Store {
         if record.boot_id != self.boot_id {
             return Err(ImageError::HostRestarted { runner: run.runner().clone() });
         }
+        self.catch_up(run, &mut record)?;
+        // Before `qemu-img` opens it.
+        self.check_disk(run, &record)?;
         self.take_off_snapshot(run, &mut record, &mut *progress)?;
         let depth = self.chain_below(&run.disk(), record.backing.as_ref())?.len();
         if depth > MAX_BACKING_DEPTH {
@@ -103,6 +110,8 @@ impl Store {
         if let Some(generation) = generations.of_runner(run.runner()) {
             return Ok(generation);
         }
+        // Of what becomes an image, also where `qemu-img` had no part in it.
+        self.check_disk(run, &record)?;
         let lineage = Lineage {
             generation: generations.next(&paths.machine)?,
             format: record.format,
@@ -111,7 +120,7 @@ impl Store {
             backing: record.backing,
             runner: Some(run.runner().clone()),
             origin: origin.clone(),
-            virtual_size: disk_size(&run.disk(), record.format)?,
+            virtual_size: record.virtual_size,
             allocated_size: allocated_size(&run.disk())?,
         };
         self.commit(&paths, &mut generations, &run.disk(), &lineage)?;
@@ -244,6 +253,23 @@ impl Store {
         self.commit(paths, generations, &paths.link, &lineage)
     }
 
+    /// Makes the record say what an earlier promotion, which was interrupted, did to the disk: between
+    /// its last step and the record, the overlay stands alone or on what the snapshot's disk is built on. A
+    /// header that says so without that is believed, too: such a disk reads no file that it could not
+    /// read before.
+    fn catch_up(&self, run: &RunDir, record: &mut DiskRecord) -> Result<(), ImageError> {
+        let Some(recorded) = &record.backing else { return Ok(()) };
+        let Some(named) = self.named_backing(run)? else { return Ok(()) };
+        if named.as_ref() == Some(&recorded.path) {
+            return Ok(());
+        }
+        let Some(named) = named else { return self.write_backing(run, record, None) };
+        match self.below_snapshot(recorded)?.flatten() {
+            Some(below) if below.path == named => self.write_backing(run, record, Some(below)),
+            Some(_) | None => Ok(()),
+        }
+    }
+
     /// Puts an overlay of a snapshot's disk onto what that is an overlay of.
     fn take_off_snapshot(
         &self,
@@ -257,12 +283,11 @@ impl Store {
             // A clone that was made by the other driver.
             return self.flatten(run, record, progress);
         };
-        // Checked before `qemu-img` opens them.
-        self.chain_below(&run.disk(), record.backing.as_ref())?;
-        qemu_img::rebase(&self.files, &run.disk(), (&below.path, below.format), progress)?;
-        record.backing = Some(below);
-        let path = run.path().join(DISK_RECORD);
-        self.files.replace_volatile(&path, &to_json(&path, record)?, 0o600)
+        let image = BackingFile { path: run.disk(), format: record.format };
+        let chain = self.chain_below(&image.path, record.backing.as_ref())?;
+        let disk = Chain { image: &image, below: &chain };
+        qemu_img::rebase(&self.files, &disk, &below, progress)?;
+        self.write_backing(run, record, Some(below))
     }
 
     /// Replaces the run's overlay by one file that stands alone.
@@ -278,9 +303,11 @@ impl Store {
             runner = %run.runner(),
             "the disk is built on too many files, or on one that goes: writing it out as one"
         );
-        let from = run.disk();
-        let (from, to) = ((from.as_path(), record.format), (flat.as_path(), DiskFormat::Qcow2));
-        if let Err(error) = qemu_img::convert(&self.files, "flatten", from, to, progress) {
+        let image = BackingFile { path: run.disk(), format: record.format };
+        let chain = self.chain_below(&image.path, record.backing.as_ref())?;
+        let from = Chain { image: &image, below: &chain };
+        let to = (flat.as_path(), DiskFormat::Qcow2);
+        if let Err(error) = qemu_img::convert(&self.files, "flatten", &from, to, progress) {
             self.files.remove(&flat)?;
             return Err(error);
         }
@@ -288,8 +315,17 @@ impl Store {
         self.files.sync_file(&flat)?;
         // Between the two, the record names more files than the disk needs, which is safe.
         self.files.rename(&flat, &run.disk())?;
-        record.backing = None;
-        record.format = DiskFormat::Qcow2;
+        self.write_backing(run, record, None)
+    }
+
+    /// Records what the run's overlay is built on from now on.
+    fn write_backing(
+        &self,
+        run: &RunDir,
+        record: &mut DiskRecord,
+        backing: Option<BackingFile>,
+    ) -> Result<(), ImageError> {
+        record.backing = backing;
         let path = run.path().join(DISK_RECORD);
         self.files.replace_volatile(&path, &to_json(&path, record)?, 0o600)
     }

@@ -26,12 +26,15 @@ pub(crate) const MAGIC: [u8; 4] = *b"QFI\xfb";
 /// The specification's limit on the backing file's name, in bytes.
 const MAX_BACKING_NAME: usize = 1023;
 const HEADER_LEN: usize = 104;
+/// In version 2, in bytes.
+const HEADER_LEN_2: u64 = 72;
 const SECTOR: u64 = 512;
 
 const CLUSTER_BITS: u32 = 16;
 const CLUSTER: u64 = 1 << CLUSTER_BITS;
 const REFCOUNT_ORDER: u32 = 4;
 
+/// Bits of the field of incompatible features.
 mod incompatible {
     pub(super) const DIRTY: u64 = 1;
     pub(super) const CORRUPT: u64 = 1 << 1;
@@ -39,6 +42,27 @@ mod incompatible {
     pub(super) const COMPRESSION: u64 = 1 << 3;
     pub(super) const EXTENDED_L2: u64 = 1 << 4;
 }
+
+/// Kinds of header extensions.
+pub(crate) mod extension {
+    /// Ends the list.
+    pub(super) const END: u32 = 0;
+    /// The format of the backing file.
+    pub(crate) const BACKING_FORMAT: u32 = 0xe279_2aca;
+    /// Names of feature bits, for messages about those that a program does not know.
+    pub(crate) const FEATURE_NAMES: u32 = 0x6803_f857;
+}
+
+/// The most extensions that a header may have; QEMU writes at most five.
+const MAX_EXTENSIONS: usize = 16;
+/// The longest name of a format that is read; QEMU has none that is longer.
+const MAX_FORMAT_NAME: usize = 16;
+
+/// The most that [`read_header`] reads, in bytes.
+pub const READ_MAX: usize =
+    HEADER_LEN + MAX_EXTENSIONS * EXTENSION_HEAD_LEN + MAX_FORMAT_NAME + MAX_BACKING_NAME;
+
+const EXTENSION_HEAD_LEN: usize = 8;
 
 /// What a header says, checked for sense.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,35 +75,80 @@ pub struct Header {
     pub backing: Option<PathBuf>,
 }
 
-/// Reads the header of a file that has the magic number.
+/// All of a header that says what else is opened, or how the content is read. It lies within the file and
+/// has the form of a header; what it says is for the caller to judge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Fields {
+    pub(crate) version: u32,
+    pub(crate) virtual_size: Bytes,
+    /// Bits that a program must know to open the image.
+    pub(crate) incompatible: u64,
+    /// Bits that need not be known.
+    pub(crate) compatible: u64,
+    /// Bits that whoever does not know them must clear before writing.
+    pub(crate) autoclear: u64,
+    /// The method, or 0.
+    pub(crate) encryption: u32,
+    /// How many internal snapshots there are.
+    pub(crate) snapshots: u32,
+    /// The backing file's name, as it stands there: perhaps no path at all.
+    pub(crate) backing: Option<PathBuf>,
+    /// The backing file's format, as it stands there.
+    pub(crate) backing_format: Option<String>,
+    /// The kinds of all extensions, that of the backing format included, in their order.
+    pub(crate) extensions: Vec<u32>,
+}
+
+/// Reads the header of a file that has the magic number, with what Forrest asks of an operator's image.
 ///
 /// # Errors
 /// Why the image cannot be used, as a sentence fragment; or that the file cannot be read.
 pub fn read_header<S: Source + ?Sized>(file: &S) -> io::Result<Result<Header, String>> {
+    let usable = |fields: Fields| {
+        check_features(fields.incompatible)?;
+        if fields.encryption != 0 {
+            return Err("it is encrypted; decrypt it with qemu-img convert".to_owned());
+        }
+        let Fields { version, virtual_size, backing, .. } = fields;
+        Ok(Header { version, virtual_size, backing })
+    };
+    Ok(read_fields(file)?.and_then(usable))
+}
+
+/// Reads a header without judging it.
+///
+/// # Errors
+/// Why it is no header, as a sentence fragment; or that the file cannot be read.
+pub(crate) fn read_fields<S: Source + ?Sized>(file: &S) -> io::Result<Result<Fields, String>> {
     let len = file.len()?;
     let mut bytes = [0; HEADER_LEN];
     if len < HEADER_LEN as u64 {
         return Ok(Err("it is cut short: the qcow2 header is not complete".to_owned()));
     }
     file.read_at(0, &mut bytes)?;
-    let header = match parse(&bytes, len) {
+    let (mut fields, place) = match parse(&bytes, len) {
         Err(why) => return Ok(Err(why)),
-        Ok(header) => header,
+        Ok(parsed) => parsed,
     };
-    let mut name = vec![0; header.backing_len];
-    file.read_at(header.backing_at, &mut name)?;
-    let backing = (!name.is_empty()).then(|| PathBuf::from(std::ffi::OsStr::from_bytes(&name)));
-    Ok(Ok(Header { version: header.version, virtual_size: header.virtual_size, backing }))
+    if let Err(why) = read_extensions(file, &place, &mut fields)? {
+        return Ok(Err(why));
+    }
+    let mut name = vec![0; place.backing_len];
+    file.read_at(place.backing_at, &mut name)?;
+    fields.backing = (!name.is_empty()).then(|| PathBuf::from(std::ffi::OsStr::from_bytes(&name)));
+    Ok(Ok(fields))
 }
 
-struct Parsed {
-    version: u32,
-    virtual_size: Bytes,
+/// Where the parts of a header are that have no fixed place. All lie within the file.
+struct Place {
+    extensions_at: u64,
+    /// The end of the extensions' room. The list may end before it.
+    extensions_end: u64,
     backing_at: u64,
     backing_len: usize,
 }
 
-fn parse(bytes: &[u8; HEADER_LEN], file_len: u64) -> Result<Parsed, String> {
+fn parse(bytes: &[u8; HEADER_LEN], file_len: u64) -> Result<(Fields, Place), String> {
     if bytes[..4] != MAGIC {
         return Err("it has no qcow2 header".to_owned());
     }
@@ -87,13 +156,10 @@ fn parse(bytes: &[u8; HEADER_LEN], file_len: u64) -> Result<Parsed, String> {
     if !matches!(version, 2 | 3) {
         return Err(format!("qcow2 version {version} is not known"));
     }
-    check_features(if version == 3 { u64_at(bytes, 72) } else { 0 })?;
+    let since_3 = |at| if version == 3 { u64_at(bytes, at) } else { 0 };
     let cluster_bits = u32_at(bytes, 20);
     if !(9..=21).contains(&cluster_bits) {
         return Err(format!("its header names an impossible cluster size (2^{cluster_bits})"));
-    }
-    if u32_at(bytes, 32) != 0 {
-        return Err("it is encrypted; decrypt it with qemu-img convert".to_owned());
     }
     let virtual_size = Bytes(u64_at(bytes, 24));
     if virtual_size == Bytes(0) || virtual_size > MAX_DISK {
@@ -106,13 +172,74 @@ fn parse(bytes: &[u8; HEADER_LEN], file_len: u64) -> Result<Parsed, String> {
     if l1_at == 0 || l1_at.checked_add(l1_len).is_none_or(|end| end > file_len) {
         return Err("it is cut short: its tables lie beyond its end".to_owned());
     }
+    let fields = Fields {
+        version,
+        virtual_size,
+        incompatible: since_3(72),
+        compatible: since_3(80),
+        autoclear: since_3(88),
+        encryption: u32_at(bytes, 32),
+        snapshots: u32_at(bytes, 60),
+        backing: None,
+        backing_format: None,
+        extensions: Vec::new(),
+    };
+    let place = place(bytes, version, (1 << cluster_bits).min(file_len))?;
+    Ok((fields, place))
+}
+
+/// `room` is where the header's cluster, or the file, ends.
+fn place(bytes: &[u8; HEADER_LEN], version: u32, room: u64) -> Result<Place, String> {
+    let header_len = if version == 3 { u64::from(u32_at(bytes, 100)) } else { HEADER_LEN_2 };
+    let shortest = if version == 3 { HEADER_LEN as u64 } else { HEADER_LEN_2 };
+    if header_len < shortest || header_len > room {
+        return Err(format!("its header has an impossible length ({header_len})"));
+    }
     let backing_at = u64_at(bytes, 8);
     let backing_len = if backing_at == 0 { 0 } else { u32_at(bytes, 16) as usize };
     let end = backing_at.checked_add(backing_len as u64);
-    if backing_len > MAX_BACKING_NAME || end.is_none_or(|end| end > file_len) {
+    let impossible = backing_len > MAX_BACKING_NAME || end.is_none_or(|end| end > room);
+    if impossible || (backing_at != 0 && backing_at < header_len) {
         return Err("its header has an impossible name of a backing file".to_owned());
     }
-    Ok(Parsed { version, virtual_size, backing_at, backing_len })
+    let extensions_end = if backing_at == 0 { room } else { backing_at };
+    Ok(Place { extensions_at: header_len, extensions_end, backing_at, backing_len })
+}
+
+/// Goes through the list as QEMU does, so that both see the same.
+fn read_extensions<S: Source + ?Sized>(
+    file: &S,
+    place: &Place,
+    fields: &mut Fields,
+) -> io::Result<Result<(), String>> {
+    let mut at = place.extensions_at;
+    while at < place.extensions_end {
+        let mut head = [0; EXTENSION_HEAD_LEN];
+        let content_at = at + EXTENSION_HEAD_LEN as u64;
+        if content_at > place.extensions_end {
+            return Ok(Err("its header extensions have no end".to_owned()));
+        }
+        file.read_at(at, &mut head)?;
+        let (kind, len) = (u32_at(&head, 0), u32_at(&head, 4));
+        if kind == extension::END {
+            break;
+        }
+        if u64::from(len) > place.extensions_end - content_at {
+            return Ok(Err("its header has an impossible extension".to_owned()));
+        }
+        if fields.extensions.contains(&kind) || fields.extensions.len() == MAX_EXTENSIONS - 1 {
+            return Ok(Err("its header has an extension twice, or too many".to_owned()));
+        }
+        fields.extensions.push(kind);
+        if kind == extension::BACKING_FORMAT {
+            let mut name = vec![0; MAX_FORMAT_NAME.min(len as usize)];
+            file.read_at(content_at, &mut name)?;
+            let more = if len as usize > MAX_FORMAT_NAME { "..." } else { "" };
+            fields.backing_format = Some(String::from_utf8_lossy(&name).into_owned() + more);
+        }
+        at = content_at + u64::from(len).next_multiple_of(8);
+    }
+    Ok(Ok(()))
 }
 
 fn check_features(features: u64) -> Result<(), String> {
@@ -177,7 +304,6 @@ pub(crate) fn write_overlay(
 }
 
 fn overlay_header(size: Bytes, l1_entries: u64, name: &[u8], format: DiskFormat) -> Vec<u8> {
-    const EXT_BACKING_FORMAT: u32 = 0xe279_2aca;
     let format = format.qemu_name().as_bytes();
     let padded = format.len().next_multiple_of(8);
     let name_at = HEADER_LEN + 8 + padded + 8;
@@ -198,7 +324,7 @@ fn overlay_header(size: Bytes, l1_entries: u64, name: &[u8], format: DiskFormat)
     out.extend([0; 24]); // no incompatible, compatible or autoclear features
     out.extend(REFCOUNT_ORDER.to_be_bytes());
     out.extend((HEADER_LEN as u32).to_be_bytes());
-    out.extend(EXT_BACKING_FORMAT.to_be_bytes());
+    out.extend(extension::BACKING_FORMAT.to_be_bytes());
     out.extend((format.len() as u32).to_be_bytes());
     out.extend(format);
     out.resize(name_at, 0); // padding, and the empty extension that ends the list
@@ -210,22 +336,44 @@ fn overlay_header(size: Bytes, l1_entries: u64, name: &[u8], format: DiskFormat)
 mod tests {
     use super::*;
 
-    fn sound() -> [u8; HEADER_LEN] {
-        let header = overlay_header(Bytes::gib(10), 20, b"/x", DiskFormat::Raw);
-        header[..HEADER_LEN].try_into().expect("the header is longer than its fixed part")
+    /// An overlay of 10 GiB on `/x`, up to its tables.
+    fn sound() -> Vec<u8> {
+        let mut image = overlay_header(Bytes::gib(10), 20, b"/x", DiskFormat::Raw);
+        image.resize(1 << 20, 0);
+        image
+    }
+
+    fn changed(at: usize, bytes: &[u8]) -> Vec<u8> {
+        let mut image = sound();
+        image[at..at + bytes.len()].copy_from_slice(bytes);
+        image
     }
 
     fn refusal(at: usize, bytes: &[u8]) -> String {
-        let mut header = sound();
-        header[at..at + bytes.len()].copy_from_slice(bytes);
-        parse(&header, 1 << 20).err().expect("a refusal")
+        let header = read_header(changed(at, bytes).as_slice()).expect("memory can be read");
+        header.expect_err("a refusal")
+    }
+
+    fn fields(image: &[u8]) -> Result<Fields, String> {
+        read_fields(image).expect("memory can be read")
     }
 
     #[test]
     fn own_headers_read_back() {
-        let parsed = parse(&sound(), 1 << 20).expect("a sound header");
-        assert_eq!(parsed.virtual_size, Bytes::gib(10));
-        assert_eq!((parsed.version, parsed.backing_len), (3, 2));
+        let fields = fields(&sound()).expect("a sound header");
+        let expected = Fields {
+            version: 3,
+            virtual_size: Bytes::gib(10),
+            incompatible: 0,
+            compatible: 0,
+            autoclear: 0,
+            encryption: 0,
+            snapshots: 0,
+            backing: Some("/x".into()),
+            backing_format: Some("raw".to_owned()),
+            extensions: vec![extension::BACKING_FORMAT],
+        };
+        assert_eq!(fields, expected);
     }
 
     #[test]
@@ -239,9 +387,35 @@ mod tests {
         assert!(refusal(40, &[0xff; 8]).contains("cut short"));
         assert!(refusal(16, &[0xff; 4]).contains("backing file"));
         assert!(refusal(8, &[0xff; 8]).contains("backing file"));
+        assert!(refusal(8, &80_u64.to_be_bytes()).contains("backing file"));
         assert!(refusal(79, &[4]).contains("another file"));
         assert!(refusal(79, &[2]).contains("corrupt"));
         assert!(refusal(79, &[1]).contains("not closed"));
         assert!(refusal(72, &[1]).contains("not known"));
+        assert!(refusal(100, &[0, 0, 0, 96]).contains("length"));
+        assert!(refusal(100, &[0xff; 4]).contains("length"));
+        assert!(refusal(108, &[0xff; 4]).contains("extension"));
+    }
+
+    /// With a backing file's name, its place ends the list; without, only the empty extension does.
+    #[test]
+    fn all_extensions_are_seen() {
+        let mut image = changed(8, &[0; 8]);
+        let other = [0x1234_5678_u32.to_be_bytes(), 5_u32.to_be_bytes()].concat();
+        image[120..128].copy_from_slice(&other);
+        image[136..144].copy_from_slice(&[0; 8]);
+        let found = fields(&image).expect("a sound header");
+        assert_eq!(found.extensions, [extension::BACKING_FORMAT, 0x1234_5678]);
+        assert_eq!(found.backing, None);
+
+        // Where there are two of a kind, QEMU goes by the later one.
+        let again = image[104..120].to_vec();
+        image[136..152].copy_from_slice(&again);
+        assert!(fields(&image).expect_err("a refusal").contains("twice"));
+
+        image.truncate(140);
+        image[40..48].copy_from_slice(&8_u64.to_be_bytes());
+        image[36..40].copy_from_slice(&1_u32.to_be_bytes());
+        assert!(fields(&image).expect_err("a refusal").contains("no end"));
     }
 }

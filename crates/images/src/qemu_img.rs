@@ -5,9 +5,12 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use serde_json::{Value, json};
+
 use crate::durable::Files;
 use crate::error::{ImageError, IoContext};
 use crate::format::DiskFormat;
+use crate::generations::BackingFile;
 
 /// How much of what `qemu-img` complains about is kept, in bytes.
 const STDERR_MAX: u64 = 2048;
@@ -15,41 +18,70 @@ const STDERR_MAX: u64 = 2048;
 /// Told how far a long copy is, from 0 to 1.
 pub type Progress<'a> = &'a mut dyn FnMut(f32);
 
-/// Copies the content of `from`, with all that it is built on, to a new file `to`. Holes stay holes.
+/// Copies the content of an image, with all that it is built on, to a new file `to`. Holes stay holes.
 /// Takes as long as reading and writing the data takes; synchronises nothing.
 pub(crate) fn convert(
     files: &Files,
     purpose: &'static str,
-    (from, from_format): (&Path, DiskFormat),
+    from: &Chain<'_>,
     (to, to_format): (&Path, DiskFormat),
     progress: Progress<'_>,
 ) -> Result<(), ImageError> {
-    files.announce_convert(from, to)?;
-    // Absolute paths, so that no file name is taken for an option or a protocol.
-    let from = std::path::absolute(from).context("find", from)?;
+    files.announce_convert(&from.image.path, to)?;
+    // An absolute path, so that the file's name is not taken for an option or a protocol.
     let to = std::path::absolute(to).context("find", to)?;
     let mut command = Command::new("qemu-img");
-    command
-        .args(["convert", "-p", "-f", from_format.qemu_name(), "-O", to_format.qemu_name()])
-        .arg(&from)
-        .arg(&to);
-    run(command, purpose, from, progress)
+    command.args(["convert", "-p", "-O", to_format.qemu_name()]).arg(from.to_option()?).arg(&to);
+    run(command, purpose, from.image.path.clone(), progress)
 }
 
-/// Puts a qcow2 overlay onto another file, one that it is built on already, and copies what the files
-/// between the two hold. Synchronises nothing. Interrupted, it leaves an overlay that reads the same.
+/// Puts a qcow2 overlay onto another file of its chain, and copies what the files between the two hold.
+/// Synchronises nothing. Interrupted, it leaves an overlay that reads the same.
+///
+/// The new backing file's name is all that is not an option: it is what is written to the header. `qemu-img`
+/// finds that file among those that it has open by then, as long as the name is the same, and opens no other.
 pub(crate) fn rebase(
     files: &Files,
-    disk: &Path,
-    (backing, backing_format): (&Path, DiskFormat),
+    disk: &Chain<'_>,
+    onto: &BackingFile,
     progress: Progress<'_>,
 ) -> Result<(), ImageError> {
-    files.announce_convert(disk, disk)?;
-    let disk = std::path::absolute(disk).context("find", disk)?;
+    files.announce_convert(&disk.image.path, &disk.image.path)?;
     let mut command = Command::new("qemu-img");
-    command.args(["rebase", "-p", "-f", DiskFormat::Qcow2.qemu_name()]);
-    command.args(["-F", backing_format.qemu_name(), "-b"]).arg(backing).arg(&disk);
-    run(command, "take off its snapshot", disk, progress)
+    command.args(["rebase", "-p", "-F", onto.format.qemu_name(), "-b"]).arg(&onto.path);
+    command.arg(disk.to_option()?);
+    run(command, "take off its snapshot", disk.image.path.clone(), progress)
+}
+
+/// An image with all that it is built on, the nearest file first.
+pub(crate) struct Chain<'a> {
+    pub(crate) image: &'a BackingFile,
+    pub(crate) below: &'a [BackingFile],
+}
+
+impl Chain<'_> {
+    /// The image as `qemu-img` is to open it: driver, file and backing file of each layer are named, and the
+    /// last one's backing file is none, so that neither a header's names nor a file's first bytes decide. A
+    /// file with the data cannot be overruled in this way: headers that name one are refused before
+    /// ([`crate::disk_check`], [`crate::inspect_src`]).
+    ///
+    /// `convert` and `rebase` take this; `info` and `snapshot` would refuse options of a backing file, since
+    /// they open none.
+    fn to_option(&self) -> Result<String, ImageError> {
+        let mut node = Value::Null;
+        for BackingFile { path, format } in self.below.iter().rev().chain([self.image]) {
+            let path = std::path::absolute(path).context("find", path)?;
+            let name = path.to_str().ok_or_else(|| {
+                ImageError::not_an_image(&path, "its path is not valid UTF-8; rename it")
+            })?;
+            let file = json!({ "driver": "file", "filename": name });
+            node = match format {
+                DiskFormat::Raw => json!({ "driver": "raw", "file": file }),
+                DiskFormat::Qcow2 => json!({ "driver": "qcow2", "file": file, "backing": node }),
+            };
+        }
+        Ok(format!("json:{node}"))
+    }
 }
 
 fn run(
@@ -112,5 +144,52 @@ fn report_progress(child: &mut Child, progress: Progress<'_>) {
                 _ => {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn option(files: &[(&str, DiskFormat)]) -> String {
+        let file = |(path, format): &(&str, DiskFormat)| BackingFile {
+            path: path.into(),
+            format: *format,
+        };
+        let files: Vec<BackingFile> = files.iter().map(file).collect();
+        let (image, below) = files.split_first().expect("an image");
+        Chain { image, below }.to_option().expect("UTF-8")
+    }
+
+    #[test]
+    fn every_layer_is_named_with_its_driver() {
+        let flat =
+            r#"json:{"backing":null,"driver":"qcow2","file":{"driver":"file","filename":"/f"}}"#;
+        assert_eq!(option(&[("/f", DiskFormat::Qcow2)]), flat);
+        let raw = r#"json:{"driver":"raw","file":{"driver":"file","filename":"/r"}}"#;
+        assert_eq!(option(&[("/r", DiskFormat::Raw)]), raw);
+        let three = [("/a", DiskFormat::Qcow2), ("/b", DiskFormat::Qcow2), ("/c", DiskFormat::Raw)];
+        let expected = json!({
+            "driver": "qcow2", "file": { "driver": "file", "filename": "/a" }, "backing": {
+                "driver": "qcow2", "file": { "driver": "file", "filename": "/b" }, "backing": {
+                    "driver": "raw", "file": { "driver": "file", "filename": "/c" },
+                },
+            },
+        });
+        assert_eq!(option(&three), format!("json:{expected}"));
+    }
+
+    #[test]
+    fn no_file_name_is_anything_else() {
+        let strange = "/a,b=c/\"},\"driver\":\"nbd\"/nbd:x?y%41\n.img";
+        let option = option(&[(strange, DiskFormat::Raw)]);
+        let value: Value =
+            serde_json::from_str(option.strip_prefix("json:").expect("a json: name"))
+                .expect("JSON");
+        let file = json!({ "driver": "file", "filename": strange });
+        assert_eq!(value, json!({ "driver": "raw", "file": file }));
+        // A relative name is made absolute, so that it has no protocol.
+        let option = self::option(&[("nbd:x", DiskFormat::Raw)]);
+        assert!(option.contains("/nbd:x\"") && !option.contains("\"nbd:x"), "{option}");
     }
 }

@@ -261,7 +261,8 @@ impl Store {
     /// reflinks: there the first clone would have to wait for that.
     ///
     /// # Errors
-    /// [`ImageError::SnapshotIncomplete`] where a file is missing; [`ImageError::Io`].
+    /// [`ImageError::SnapshotIncomplete`] where a file is missing; [`ImageError::DiskChanged`];
+    /// [`ImageError::Io`].
     pub fn finish_snapshot(
         &self,
         build: &RunDir,
@@ -275,6 +276,11 @@ impl Store {
                 return Err(ImageError::SnapshotIncomplete { dir: dir.to_owned(), name });
             }
         }
+        let record_path = dir.join(DISK_RECORD);
+        let record: Option<DiskRecord> = read_record(&record_path, RECORD_MAX)?;
+        let incomplete =
+            || ImageError::SnapshotIncomplete { dir: dir.to_owned(), name: DISK_RECORD };
+        self.check_disk(build, &record.ok_or_else(incomplete)?)?;
         self.files.remove(&dir.join(JOB_CONFIG))?;
         for name in [RAM, STATE] {
             self.files.set_mode(&dir.join(name), FILE_MODE)?;

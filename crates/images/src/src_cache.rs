@@ -32,8 +32,8 @@ use sha2::{Digest, Sha256};
 use crate::durable::{LockKind, tmp_beside};
 use crate::error::{ImageError, IoContext};
 use crate::format::{DiskFormat, inspect_src};
-use crate::generations::RECORD_MAX;
-use crate::qemu_img::{self, Progress};
+use crate::generations::{BackingFile, RECORD_MAX};
+use crate::qemu_img::{self, Chain, Progress};
 use crate::store::{Driver, Store, read_dir, read_record, to_json};
 
 /// What became of a src image in the store.
@@ -221,9 +221,10 @@ impl Store {
         );
         let started = std::time::Instant::now();
         let tmp = tmp_beside(image);
-        let from = (path, format);
+        let operators = BackingFile { path: path.to_owned(), format };
+        let from = Chain { image: &operators, below: &[] };
         let to = (tmp.as_path(), DiskFormat::Raw);
-        let result = qemu_img::convert(&self.files, "import", from, to, progress).and_then(|()| {
+        let result = qemu_img::convert(&self.files, "import", &from, to, progress).and_then(|()| {
             self.files.set_mode(&tmp, 0o440)?;
             self.files.sync_file(&tmp)?;
             self.files.rename(&tmp, image)

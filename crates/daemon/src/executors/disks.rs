@@ -100,7 +100,10 @@ impl Executors {
                     let generation = match store.promote(&dir, &origin, now(), &mut |_| {}) {
                         Ok(generation) => generation,
                         // No later try would end in another way.
-                        Err(error @ ImageError::HostRestarted { .. }) => {
+                        Err(
+                            error @ (ImageError::HostRestarted { .. }
+                            | ImageError::DiskChanged { .. }),
+                        ) => {
                             return Ok(RunEvent::PromotionRefused(error.to_string()));
                         }
                         Err(error) => return Err(error),
