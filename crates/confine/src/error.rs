@@ -1,5 +1,7 @@
 //! The one error type of this crate.
 
+use std::path::PathBuf;
+
 use forrest_core::model::UidRange;
 
 /// Why something could not be confined.
@@ -23,6 +25,14 @@ pub enum ConfineError {
         "all users from {0} have a virtual machine already: give `host.vm_uids` a longer range"
     )]
     NoUidLeft(UidRange),
+    /// The record of the users that are taken cannot be kept, or not be relied upon.
+    #[error("who has which user cannot be kept on record in {}: {reason}", path.display())]
+    UidDirectory {
+        /// The directory: [`crate::uids::DIRECTORY`].
+        path: PathBuf,
+        /// What is wrong with it, and what to do.
+        reason: String,
+    },
     /// A user could not be claimed.
     #[error("could not claim the user {uid}: {source}")]
     Claim {

@@ -3,6 +3,8 @@
 use forrest_core::model::UidRange;
 use rustix::thread::{CapabilitySet, capabilities};
 
+use crate::uids;
+
 /// A capability (`capabilities(7)`) with what it is needed for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Privilege {
@@ -51,7 +53,7 @@ pub fn missing(wanted: &[Privilege]) -> Vec<Privilege> {
     wanted.iter().filter(|privilege| !held.contains(privilege.set)).copied().collect()
 }
 
-/// Whether each VM can have a user of its own, or why not.
+/// Whether each VM can have a user of its own, or why not. Makes the directory that says who has which.
 ///
 /// # Errors
 /// The reason, with what to do.
@@ -73,7 +75,7 @@ pub fn can_change_users(range: UidRange) -> Result<(), String> {
              user namespace has (/proc/self/uid_map)"
         ));
     }
-    Ok(())
+    uids::prepare().map_err(|error| error.to_string())
 }
 
 /// Whether one line of a `uid_map` (`user_namespaces(7)`) covers the range.

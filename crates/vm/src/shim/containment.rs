@@ -35,7 +35,7 @@ impl Containment {
     /// Takes a user for QEMU and begins to put its filter in place, where these are wanted.
     ///
     /// # Errors
-    /// [`ConfineError::NoUidLeft`], [`ConfineError::Claim`].
+    /// [`ConfineError::NoUidLeft`], [`ConfineError::UidDirectory`], [`ConfineError::Claim`].
     pub(super) fn begin(
         spec: &RunSpec,
         notes: mpsc::Sender<Note>,

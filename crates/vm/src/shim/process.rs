@@ -25,7 +25,7 @@ use std::process::{ExitStatus, Stdio};
 use forrest_confine::Claim;
 use forrest_confine::files::{self, Reach};
 use rustix::fs::{Mode, fchmod, fchown};
-use rustix::io::{Errno, FdFlags, fcntl_setfd};
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, Gid, Uid, clear_ambient_capability_set,
@@ -79,7 +79,7 @@ struct User {
     groups: Vec<u32>,
 }
 
-/// Starts QEMU, stopped. It runs as the claimed user, who stays claimed as long as it lives.
+/// Starts QEMU, stopped. It runs as the claimed user; the claim itself stays with the shim.
 pub(crate) fn start(spec: &RunSpec, claim: Option<&Claim>) -> Result<Qemu, VmError> {
     let failed =
         |err: io::Error| VmError::Program { program: spec.qemu.clone(), reason: err.to_string() };
@@ -118,11 +118,8 @@ pub(crate) fn start(spec: &RunSpec, claim: Option<&Claim>) -> Result<Qemu, VmErr
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .kill_on_drop(true);
-    let inherited = |flags| claim.map_or(Ok(()), |claim| fcntl_setfd(claim.socket(), flags));
     handover.for_child().map_err(failed)?;
-    inherited(FdFlags::empty()).map_err(|err| failed(err.into()))?;
     let spawned = command.spawn().map_err(failed);
-    inherited(FdFlags::CLOEXEC).map_err(|err| failed(err.into()))?;
     let (monitor, console, guest) = handover.taken();
     let mut child = spawned?;
     let stderr = child.stderr.take();
