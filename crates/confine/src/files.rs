@@ -1,8 +1,8 @@
 //! Which files a process may still open (Landlock, `landlock(7)`).
 //!
-//! QEMU needs its own program and libraries, firmware, a little of `/proc`, `/sys` and `/etc`, and its
-//! devices; what belongs to its VM it is handed open. The rest of the host's files it cannot even look
-//! at, readable for everyone or not. Neither can it take a TCP port, nor reach abstract Unix sockets or
+//! QEMU needs its own program and libraries, firmware, a few files of `/proc`, `/sys` and `/etc`, and its
+//! devices; what belongs to its VM it is handed open. The rest of the host's files it cannot open,
+//! readable for everyone or not. Neither can it take a TCP port, nor reach abstract Unix sockets or
 //! signal processes outside, where the kernel is recent enough.
 
 use std::path::{Path, PathBuf};
@@ -19,18 +19,25 @@ const NEWEST: ABI = ABI::V6;
 const PROGRAMS: [&str; 9] =
     ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/opt", "/nix/store", "/gnu/store"];
 
-/// What the C library and QEMU read of the host besides; links are followed.
-const READ: [&str; 9] = [
+/// What QEMU and the libraries below it read of the host besides; links are followed. Files, so that
+/// nothing beside them can be read: `/proc/self` has the host's connections (`net`) and mounts.
+const READ: [&str; 12] = [
+    crate::resolvers::PATH,
     "/etc/ld.so.cache",
     "/etc/ld.so.preload",
     "/etc/localtime",
     "/etc/nsswitch.conf",
     "/proc/cpuinfo",
     "/proc/meminfo",
+    "/proc/self/maps",
+    "/proc/self/status",
     "/proc/sys/vm",
     "/sys/devices/system",
     "/dev/urandom",
 ];
+
+/// Where programs keep what they hand to others while the host runs.
+const RUNTIME: &str = "/run";
 
 /// What QEMU writes to as well.
 const DEVICES: [&str; 2] = ["/dev/null", "/dev/kvm"];
@@ -73,11 +80,11 @@ fn restricted(reach: &Reach) -> Result<(), RulesetError> {
     {
         rules = allow(rules, prefix, read)?;
     }
-    for path in READ.map(Path::new).into_iter().chain([Path::new("/proc/self")]) {
-        rules = allow(rules, path, read_file)?;
+    for path in READ {
+        rules = allow(rules, Path::new(path), read_file)?;
     }
-    for path in resolver_files() {
-        rules = allow(rules, &path, AccessFs::ReadFile.into())?;
+    if let Some(dir) = resolver_directory() {
+        rules = allow(rules, &dir, AccessFs::ReadFile.into())?;
     }
     for path in DEVICES {
         rules = allow(rules, Path::new(path), write_file)?;
@@ -103,12 +110,20 @@ fn shared_and_written() -> BitFlags<AccessFs> {
     AccessFs::from_all(NEWEST) & !never
 }
 
-/// `/etc/resolv.conf` is replaced as a whole when name servers change, so its directory counts, as does
-/// that of what it leads to.
-fn resolver_files() -> Vec<PathBuf> {
-    let path = Path::new(crate::resolvers::PATH);
-    let real = std::fs::canonicalize(path).unwrap_or_default();
-    [path, &real].iter().filter_map(|path| path.parent()).map(Path::to_owned).collect()
+/// The directory that user-mode networking may open the list of name servers in, also when somebody has
+/// put a new one in its place. `None` where there is no such directory: then it may open the file that is
+/// there at the start, which serves for as long as that one is written to and not replaced.
+pub(crate) fn resolver_directory() -> Option<PathBuf> {
+    directory_of_link(&std::fs::canonicalize(crate::resolvers::PATH).ok()?)
+}
+
+/// A permission for a file follows the file, and the new one has none. So it is the directory that counts
+/// where there is one of whoever manages the name servers (systemd-resolved, NetworkManager, resolvconf).
+/// It does not where the list is in `/etc` itself: that would be everything in there. Nor elsewhere, where
+/// nobody knows what else there is.
+fn directory_of_link(real: &Path) -> Option<PathBuf> {
+    let dir = real.parent()?;
+    (dir.starts_with(RUNTIME) && dir != Path::new(RUNTIME)).then(|| dir.to_owned())
 }
 
 /// What is not there needs no permission.
@@ -144,6 +159,17 @@ pub fn supported() -> Result<(), String> {
 mod tests {
     use super::*;
 
+    #[test]
+    fn a_directory_of_name_servers_is_opened_and_no_other() {
+        let directory = |real: &str| directory_of_link(Path::new(real));
+        for real in ["/run/systemd/resolve/stub-resolv.conf", "/run/NetworkManager/resolv.conf"] {
+            assert_eq!(directory(real).as_deref(), Path::new(real).parent());
+        }
+        for real in ["/etc/resolv.conf", "/run/resolv.conf", "/root/resolv.conf", "/runaway/x/y"] {
+            assert_eq!(directory(real), None, "{real}");
+        }
+    }
+
     /// The restriction holds for the thread that asks for it, and for what it starts.
     #[test]
     fn what_is_not_named_cannot_be_opened() {
@@ -168,14 +194,23 @@ mod tests {
             restrict(&reach).expect("restricted");
             std::fs::write(named_too.join("new"), b"y").expect("a named directory is written to");
             std::fs::read(other_too.join("file")).expect("a named file is read");
-            std::fs::read("/proc/cpuinfo").expect("what QEMU needs is read");
+            for needed in ["/proc/cpuinfo", "/proc/self/status", "/proc/self/maps"] {
+                std::fs::read(needed).expect(needed);
+            }
             std::fs::read(crate::resolvers::PATH).expect("name servers are read");
             let denied = |result: std::io::Result<()>| {
                 result.is_err_and(|err| err.kind() == std::io::ErrorKind::PermissionDenied)
             };
             assert!(denied(std::fs::write(other_too.join("file"), b"z")));
             assert!(denied(std::fs::read_dir(&other_too).map(drop)));
-            assert!(denied(std::fs::read("/root/.profile").map(drop)));
+            for others in
+                ["/etc/passwd", "/etc/hostname", "/proc/self/net/tcp", "/proc/self/mountinfo"]
+            {
+                assert!(denied(std::fs::read(others).map(drop)), "{others}");
+            }
+            for directory in ["/etc", "/proc/self", "/root"] {
+                assert!(denied(std::fs::read_dir(directory).map(drop)), "{directory}");
+            }
             assert!(denied(std::fs::read_dir("/").map(drop)));
             assert!(denied(std::os::unix::fs::symlink("/", named_too.join("link"))));
         });

@@ -19,7 +19,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use crate::events::{Change, Events};
 use crate::rules::{self, Destination, GuestRules};
 use crate::uids::Claim;
-use crate::{ConfineError, resolvers};
+use crate::{ConfineError, files, resolvers};
 
 /// How long `nft` may take; it takes hundredths of a second.
 const NFT_LIMIT: Duration = Duration::from_secs(20);
@@ -42,6 +42,9 @@ const ADMIN_DIRS: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
 pub struct Filter {
     nft: PathBuf,
     rules: GuestRules,
+    /// The host's name servers when the VM began, where QEMU may go on asking these, since it can open
+    /// the file that names them and not the one that replaces it ([`files::resolver_directory`]).
+    lasting_resolvers: Vec<IpAddr>,
     events: Events,
     /// The last processes that changed the filter for us: word of what one did may come when the next one has
     /// run already.
@@ -58,8 +61,11 @@ impl Filter {
         let nft = find_nft()?;
         // Before the rules, so that no loss goes unnoticed.
         let events = Events::open().map_err(ConfineError::Watch)?;
-        let rules = GuestRules { uid, allow, resolvers: resolvers::configured() };
-        let mut filter = Self { nft, rules, events, own: VecDeque::new() };
+        let resolvers = resolvers::configured();
+        let lasting = files::resolver_directory().is_none();
+        let lasting_resolvers = if lasting { resolvers.clone() } else { Vec::new() };
+        let rules = GuestRules { uid, allow, resolvers };
+        let mut filter = Self { nft, rules, lasting_resolvers, events, own: VecDeque::new() };
         filter.apply().await?;
         Ok(filter)
     }
@@ -94,20 +100,10 @@ impl Filter {
                     Err(err) => return ConfineError::Watch(err),
                 },
                 _ = look.tick() => {
-                    let now: Vec<IpAddr> = resolvers::configured();
-                    // A file that is being replaced may be empty for a moment.
-                    if now.is_empty() || now == self.rules.resolvers {
-                        continue;
+                    if let Some(what) = self.follow_resolvers().await {
+                        told(&what);
+                        sleep(RESTORE_PAUSE).await;
                     }
-                    let before = std::mem::replace(&mut self.rules.resolvers, now);
-                    if let Err(err) = self.restore().await {
-                        // The filter is whole, with the old ones. The next look tries again.
-                        self.rules.resolvers = before;
-                        told(&format!("the host's new name servers cannot be let through yet: {err}"));
-                    } else {
-                        told("the host's name servers changed: it is in place again");
-                    }
-                    sleep(RESTORE_PAUSE).await;
                     continue;
                 }
             };
@@ -117,6 +113,31 @@ impl Filter {
             told(&format!("{why}: it is in place again"));
             sleep(RESTORE_PAUSE).await;
         }
+    }
+
+    /// Lets new name servers of the host through; what was done, where there was something to do.
+    async fn follow_resolvers(&mut self) -> Option<String> {
+        let now = resolvers::configured();
+        // A file that is being replaced may be empty for a moment.
+        if now.is_empty() {
+            return None;
+        }
+        let now = resolvers::with_former(now, &self.lasting_resolvers);
+        if now == self.rules.resolvers {
+            return None;
+        }
+        let before = std::mem::replace(&mut self.rules.resolvers, now);
+        if let Err(err) = self.restore().await {
+            // The filter is whole, with the old ones. The next look tries again.
+            self.rules.resolvers = before;
+            return Some(format!("the host's new name servers cannot be let through yet: {err}"));
+        }
+        let but = if self.lasting_resolvers.is_empty() {
+            ""
+        } else {
+            "; this guest may go on asking the former ones"
+        };
+        Some(format!("the host's name servers changed: it is in place again{but}"))
     }
 
     fn concerned(&self, changes: &[Change]) -> bool {

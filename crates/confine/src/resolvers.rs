@@ -43,9 +43,30 @@ pub fn parse(text: &str) -> Vec<IpAddr> {
     found
 }
 
+/// Those of now, and then those of before that are not among them.
+pub(crate) fn with_former(now: Vec<IpAddr>, before: &[IpAddr]) -> Vec<IpAddr> {
+    let mut all = now;
+    for address in before {
+        if !all.contains(address) {
+            all.push(*address);
+        }
+    }
+    all
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn former_ones_come_last_and_once() {
+        let list = |text: &str| -> Vec<IpAddr> {
+            text.split_whitespace().map(|word| word.parse().expect("an address")).collect()
+        };
+        let both = with_former(list("10.1.1.1 10.0.0.2"), &list("10.0.0.1 10.0.0.2"));
+        assert_eq!(both, list("10.1.1.1 10.0.0.2 10.0.0.1"));
+        assert_eq!(with_former(both.clone(), &both), both);
+    }
 
     #[test]
     fn addresses_are_found_in_order_and_once() {
