@@ -130,7 +130,7 @@ fn check_key(path: &ConfigPath, found: &mut Vec<Diagnostic>) {
     };
     if read::is_readable_by_everyone(&metadata) {
         let message = format!("the App's private key {shown} can be read by everyone on this host");
-        let mut warning = warning_at(path.location(), message).help(format!("chmod 600 {shown}"));
+        let mut warning = warning_at(path.location(), message).help(format!("chmod o-r {shown}"));
         warning.code = Code::Permissions;
         found.push(warning);
     }

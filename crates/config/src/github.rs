@@ -75,9 +75,10 @@ fn api_url(d: &mut Decoder<'_>, slot: &Slot) -> Option<String> {
         return None;
     }
     if url.starts_with("http://") && !is_loopback(host) {
-        let message = "tokens travel unencrypted to this URL";
-        let problem = Problem::warning(Code::BadValue, slot.at, message).help("write https://");
-        d.report(slot, problem);
+        // The client refuses it as well, when the daemon starts.
+        let message = "tokens would travel unencrypted to this URL".to_owned();
+        d.bad(slot, message, "write https://");
+        return None;
     }
     Some(url.to_owned())
 }

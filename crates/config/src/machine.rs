@@ -99,7 +99,8 @@ pub struct Network {
 }
 
 /// The names that templates replace by themselves.
-pub const BUILT_IN_PARAMETERS: [&str; 4] = ["REPO_OWNER", "REPO_NAME", "MACHINE_NAME", "JITCONFIG"];
+pub const BUILT_IN_PARAMETERS: [&str; 6] =
+    ["REPO_OWNER", "REPO_NAME", "MACHINE_NAME", "JITCONFIG", "RUNNER_NAME", "INSTANCE_ID"];
 
 /// Reads a machine type. `name` is `None` where it or its repository's is unusable, which has been
 /// reported.

@@ -77,7 +77,7 @@ fn from_file(d: &mut Decoder<'_>, slot: &Slot, bases: &Bases) -> Option<Secret> 
         Ok((secret, everyone)) => {
             if everyone {
                 let message = format!("{} can be read by everyone on this host", found.display());
-                let help = format!("chmod 600 {}", found.display());
+                let help = format!("chmod o-r {}", found.display());
                 let problem = Problem::warning(Code::Permissions, slot.at, message).help(help);
                 d.report(slot, problem);
             }
@@ -111,7 +111,7 @@ fn read(path: &Path) -> Result<(Secret, bool), String> {
     if secret.is_empty() {
         return Err("it is empty".to_owned());
     }
-    Ok((Secret::new(secret.to_owned()), is_readable_by_everyone(&metadata)))
+    Ok((Secret::read_from(path, secret.to_owned()), is_readable_by_everyone(&metadata)))
 }
 
 /// Whether the file's mode lets every user read it.

@@ -147,7 +147,7 @@ impl Decoder<'_> {
     /// A time span in the field's range.
     pub(crate) fn duration(&mut self, slot: &Slot) -> Option<Duration> {
         let Kind::Duration { min_s, max_s } = *slot.kind else { return None };
-        let example = "write a time span with units s, m, h or d, such as 90s, 15m or 1h30m";
+        let example = "write a time span with units s, m, h, d or w, such as 90s, 15m or 1h30m";
         let Content::Scalar { text, .. } = &self.node(slot).content else {
             self.wrong_type(slot, "a time span", example);
             return None;
@@ -170,7 +170,7 @@ impl Decoder<'_> {
             ),
             Err(DurationError::Calendar(unit)) => (
                 format!("{quoted} is not a time span: {unit:?} would be months or years"),
-                "write m for minutes, h for hours, d for days".to_owned(),
+                "write m for minutes, h for hours, d for days, w for weeks".to_owned(),
             ),
             Err(DurationError::Unit(unit)) => {
                 (format!("{quoted} is not a time span: {unit:?} is no unit"), example.to_owned())

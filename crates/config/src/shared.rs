@@ -35,15 +35,12 @@ impl Eq for Shared {}
 /// The longest tag that 9p over virtio can have.
 const TAG_MAX: usize = 31;
 
-/// Directories that hold the host's own settings, keys, devices, or other people's files. Themselves
-/// and everything above them; below them there may be harmless directories.
-const HOST_OWN: [&str; 13] = [
-    "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/proc", "/root", "/run", "/sbin", "/sys",
-    "/usr", "/var",
-];
+/// Directories that hold the host's own programs, its state, or other people's files. Themselves only:
+/// below them there are harmless directories.
+const HOST_OWN: [&str; 6] = ["/bin", "/home", "/lib", "/sbin", "/usr", "/var"];
 
-/// Directories with nothing harmless below them.
-const HOST_ONLY: [&str; 5] = ["/boot", "/dev", "/proc", "/root/.ssh", "/sys"];
+/// Directories that hold the host's own settings, keys and devices. Themselves, and everything below them.
+const HOST_ONLY: [&str; 7] = ["/boot", "/dev", "/etc", "/proc", "/root", "/run", "/sys"];
 
 /// Why a directory must not be shared. `path` must be free of links and `..`.
 pub(crate) fn danger(path: &Path, base_dir: Option<&Path>) -> Option<String> {
@@ -102,15 +99,19 @@ fn leads_to(written: &Path, path: &Path) -> String {
 }
 
 impl Config {
-    /// What no directory that is shared with a guest may expose. Asks the file system.
+    /// What no directory that is shared with a guest may expose: the base directory, the configuration
+    /// file, and every file with a secret that it names. Asks the file system.
     pub fn never_shared(&self) -> NeverShared {
         let real = |path: &Path| std::fs::canonicalize(path).ok();
         let key = real(self.github.jwt_key_file.resolve());
         // The configuration itself, which may hold secrets.
         let configuration = self.github.jwt_key_file.location().and_then(|at| real(&at.file));
+        let tokens = self.repositories.values().filter_map(|r| r.persistence_token.as_ref());
+        let files = std::iter::once(&self.github.webhook_secret).chain(tokens);
+        let files = files.filter_map(|secret| secret.file().and_then(real));
         NeverShared {
             base_dir: real(self.host.base_dir.resolve()),
-            secrets: key.into_iter().chain(configuration).collect(),
+            secrets: key.into_iter().chain(configuration).chain(files).collect(),
         }
     }
 }
@@ -132,7 +133,8 @@ impl Shared {
         let secret = never.secrets.iter().any(|secret| secret.starts_with(&path));
         let danger = danger(&path, never.base_dir.as_deref()).or_else(|| {
             secret.then(|| {
-                "it would give the guest the App's private key or the configuration".to_owned()
+                "it would give the guest the configuration or a file with one of its secrets"
+                    .to_owned()
             })
         });
         match danger {
@@ -220,12 +222,27 @@ mod tests {
     #[test]
     fn the_host_is_not_shared() {
         let base_dir = Some(Path::new("/srv/forrest"));
-        for path in
-            ["/", "/etc", "/proc/1", "/dev/shm", "/srv/forrest/runs", "/srv/forrest", "/srv"]
-        {
+        for path in [
+            "/",
+            "/etc",
+            "/etc/ssh",
+            "/root/.aws",
+            "/run/user/1000",
+            "/boot/efi",
+            "/proc/1",
+            "/dev/shm",
+            "/home",
+            "/usr",
+            "/var",
+            "/srv/forrest/runs",
+            "/srv/forrest",
+            "/srv",
+        ] {
             assert!(danger(Path::new(path), base_dir).is_some(), "{path}");
         }
-        for path in ["/srv/cache", "/home/me/downloads", "/var/cache/yocto", "/srv/forrest2"] {
+        for path in
+            ["/srv/cache", "/home/me/downloads", "/var/cache/yocto", "/srv/forrest2", "/etcetera"]
+        {
             assert_eq!(danger(Path::new(path), base_dir), None, "{path}");
         }
     }

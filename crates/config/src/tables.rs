@@ -19,13 +19,23 @@ const fn field(
 
 const SECONDS_PER_DAY: u64 = 24 * 60 * 60;
 
-/// The most virtual CPUs that QEMU's q35 machine can have.
-const CPUS_MAX: u32 = 4096;
+/// The most virtual CPUs of one guest: what QEMU's q35 machine takes without an IOMMU.
+const CPUS_MAX: u32 = 255;
+
+/// The most virtual CPUs that all guests together can be allowed: more than hosts have.
+const HOST_CPUS_MAX: u32 = 4096;
+
+/// The most shared directories of one guest: each takes a PCI slot.
+const SHARED_MAX: usize = 8;
+
+/// The shortest polling interval, in seconds. The core polls no more often.
+const POLLING_INTERVAL_MIN_S: u64 = 5;
 
 /// Longer lists are mistakes; the egress filter and QEMU's arguments grow with them.
 const LIST_MAX: usize = 256;
 
 const CPUS: Kind = Kind::Integer { min: 1, max: CPUS_MAX };
+const HOST_CPUS: Kind = Kind::Integer { min: 1, max: HOST_CPUS_MAX };
 const COUNT: Kind = Kind::Integer { min: 1, max: 1_000_000 };
 const FILTER: Kind = Kind::OneOf(&["on", "off"]);
 
@@ -70,10 +80,16 @@ pub(crate) static HOST: Object = Object {
             Kind::OneOf(&["auto", "kvm", "tcg"]),
             Default("auto"),
             Restart,
-            "Hardware virtualisation (kvm) or emulation (tcg). auto is kvm, or a refusal to start \
-             machines where that is unusable.",
+            "Hardware virtualisation (kvm) or emulation (tcg). auto is kvm: where that is unusable, Forrest \
+             does not start.",
         ),
-        field("cpus", CPUS, Absent("no limit"), Live, "Virtual CPUs that may be in use at a time."),
+        field(
+            "cpus",
+            HOST_CPUS,
+            Absent("no limit"),
+            Live,
+            "Virtual CPUs that may be in use at a time.",
+        ),
         field(
             "min_free_disk",
             Kind::Size { min: Bytes(0), max: Bytes::gib(1 << 20), step: Bytes(1) },
@@ -119,7 +135,7 @@ pub(crate) static HOST: Object = Object {
         field(
             "qemu",
             Kind::Text { what: "a program" },
-            Absent("qemu-system-<architecture> from PATH"),
+            Absent("qemu-system-x86_64 from PATH"),
             Restart,
             "The QEMU program: an absolute path, or a name that is looked up in PATH.",
         ),
@@ -188,14 +204,14 @@ pub(crate) static GITHUB: Object = Object {
         ),
         field(
             "polling_interval",
-            duration(1, 7 * SECONDS_PER_DAY),
+            duration(POLLING_INTERVAL_MIN_S, 7 * SECONDS_PER_DAY),
             Default("15m"),
             Live,
             "How often GitHub is asked for jobs whose webhook never came.",
         ),
         field(
             "api_url",
-            Kind::Text { what: "an http or https URL" },
+            Kind::Text { what: "an https URL" },
             Default("https://api.github.com"),
             Restart,
             "The API's URL, for GitHub Enterprise Server. Its path is kept.",
@@ -277,7 +293,7 @@ pub(crate) static MACHINE: Object = Object {
         ),
         field(
             "shared",
-            Kind::List(&Kind::Object(&SHARED), 32),
+            Kind::List(&Kind::Object(&SHARED), SHARED_MAX),
             Absent("nothing is shared"),
             NextRun,
             "Host directories that the guest can mount (9p).",

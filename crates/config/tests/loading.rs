@@ -5,7 +5,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use forrest_config::{Accel, Base, Code, Config, Diagnostic, WebhookListen, defaults};
+use forrest_config::{
+    Accel, BUILT_IN_PARAMETERS, Base, Code, Config, Diagnostic, WebhookListen, defaults,
+};
 use forrest_core::model::{Bytes, Labels, UseBase};
 
 fn contrib(name: &str) -> PathBuf {
@@ -43,13 +45,24 @@ fn the_annotated_example_loads() {
     assert!(build.snapshot);
     assert_eq!(build.network.allow.len(), 3);
     assert_eq!(build.labels, ["yocto", "big"]);
-    assert_eq!(build.setup_template.parameters["TIMEZONE"], "Europe/Berlin");
+    assert_guests_have_a_runner(&config);
+}
+
+/// The generic template gets the runner from where its parameters say.
+fn assert_guests_have_a_runner(config: &Config) {
+    for machine in config.machines() {
+        for name in ["RUNNER_VERSION", "RUNNER_URL", "RUNNER_SHA256"] {
+            assert!(machine.setup_template.parameters.contains_key(name), "{name}");
+        }
+    }
 }
 
 #[test]
 fn the_smaller_examples_load() {
     let minimal = fs::read_to_string(contrib("minimal.yaml")).expect("the example");
-    assert_eq!(load(&minimal).machines().count(), 1);
+    let minimal = load(&minimal);
+    assert_eq!(minimal.machines().count(), 1);
+    assert_guests_have_a_runner(&minimal);
 
     let dir = tempfile::tempdir().expect("a temporary directory");
     let path = dir.path().join("derived.yaml");
@@ -62,6 +75,7 @@ fn the_smaller_examples_load() {
     let loaded = Config::load(&path).unwrap_or_else(|errors| panic!("{errors}"));
     assert_eq!(loaded.warnings, []);
     let config = loaded.config;
+    assert_guests_have_a_runner(&config);
     assert_eq!(config.github.webhook_secret.expose(), "hunter2");
     let repository = config.repositories.values().next().expect("a repository");
     assert_eq!(repository.persistence_token.as_ref().map(|t| t.expose()), Some("hunter2"));
@@ -313,5 +327,42 @@ fn links_into_the_host_are_not_shared() {
     let shared = format!("shared: [{{ path: {}, tag: x }}]", keys.display());
     let text = file("", "", &shared).replace("key.pem", "keys/key.pem");
     let found = check(dir.path(), &text);
-    assert!(found[0].message.contains("the App's private key"), "{found:?}");
+    assert!(found[0].message.contains("one of its secrets"), "{found:?}");
+}
+
+#[test]
+fn every_name_that_forrest_fills_in_is_refused_as_a_parameter() {
+    for name in BUILT_IN_PARAMETERS {
+        let text =
+            file("", "", "").replace("path: t", &format!("path: t, parameters: {{ {name}: x }}"));
+        let errors = Config::parse(text.as_bytes(), Path::new("/x/forrest.yaml"));
+        let shown = errors.expect_err(name).to_string();
+        assert!(shown.contains("Forrest itself fills this parameter"), "{shown}");
+    }
+}
+
+#[test]
+fn directories_with_a_file_that_holds_a_secret_are_not_shared() {
+    let dir = complete();
+    let secrets = dir.path().join("secrets/of/forrest");
+    fs::create_dir_all(&secrets).expect("a directory");
+    let path = secrets.join("secret");
+    fs::write(&path, "hunter2").expect("a file");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("a mode");
+    let above = dir.path().join("secrets");
+    let sound = "      machines:";
+    for (wanted, instead) in [
+        ("webhook_secret: s", "webhook_secret_file: secrets/of/forrest/secret".to_owned()),
+        (sound, format!("      persistence_token_file: secrets/of/forrest/secret\n{sound}")),
+    ] {
+        for shared in [&secrets, &above] {
+            let shared = format!("shared: [{{ path: {}, tag: x }}]", shared.display());
+            let text = file("", "", &shared);
+            assert_eq!(check(dir.path(), &text), [], "{text}");
+            assert!(text.contains(wanted), "{text}");
+            let found = check(dir.path(), &text.replace(wanted, &instead));
+            assert_eq!(codes(&found), [(true, Code::File)], "{found:?}");
+            assert!(found[0].message.contains("one of its secrets"), "{found:?}");
+        }
+    }
 }
