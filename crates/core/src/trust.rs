@@ -100,7 +100,8 @@ impl Core {
             && job.created_at.is_some_and(|at| now.since(at) > WEBHOOK_OLD)
     }
 
-    /// Asks GitHub for a job that reports raise doubts about, or leaves it to a poll where that was done lately.
+    /// Asks GitHub for a job that reports raise doubts about, and has a poll tell of it where that was done lately or
+    /// is not answered.
     pub(crate) fn ask_for_job(
         &mut self,
         now: Timestamp,
@@ -109,8 +110,9 @@ impl Core {
         why: &str,
         out: &mut Vec<Command>,
     ) {
+        self.poll_within_a_minute(now, repository);
         if !self.asked.may_ask(now, job) {
-            return self.poll_within_a_minute(now, repository);
+            return;
         }
         let text = format!("{why}: asking GitHub");
         out.push(Command::Note(Note { level: Level::Debug, runner: None, job: Some(job), text }));

@@ -526,6 +526,7 @@ fn an_old_webhook_about_an_unknown_job_begins_no_run_before_github_was_asked() {
         |id| move |c: &Command| matches!(c, Command::FetchJob { job, .. } if *job == JobId(id));
     world.after(HOUR);
     world.polled(&[]);
+    world.forget_commands();
     let (over, waits) = (queued(&world, 1, 300_001), queued(&world, 2, 300_001));
     for job in [&over, &waits] {
         world.report(job.clone(), Source::Webhook);
@@ -542,6 +543,11 @@ fn an_old_webhook_about_an_unknown_job_begins_no_run_before_github_was_asked() {
     world.expect_no_run();
     world.report(waits, Source::Asked(world.now));
     world.begun();
+    // Had GitHub not answered, a poll would have told.
+    world.expect_none(|c| matches!(c, Command::Poll { .. }));
+    world.after(MINUTE);
+    world.expect(|c| matches!(c, Command::Poll { .. }));
+    world.polled(&[]);
     // What is known by now needs no question, what is young neither.
     world.after(5 * MINUTE);
     world.report(Job { status: JobStatus::Queued, ..over }, Source::Webhook);
