@@ -3,7 +3,8 @@
 //! QEMU needs its own program and libraries, firmware, a few files of `/proc`, `/sys` and `/etc`, and its
 //! devices; what belongs to its VM it is handed open. The rest of the host's files it cannot open,
 //! readable for everyone or not. Neither can it take a TCP port, nor reach abstract Unix sockets or
-//! signal processes outside, where the kernel is recent enough.
+//! signal processes outside, where the kernel is recent enough. What Landlock does not know, such as
+//! Unix sockets with a name in the file system, is up to [`crate::calls`].
 
 use std::path::{Path, PathBuf};
 

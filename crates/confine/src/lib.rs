@@ -6,6 +6,7 @@
 //!
 //! - [`uids`]: the users, one for each live VM of the host.
 //! - [`files`]: which files QEMU can open.
+//! - [`calls`]: which system calls it can make.
 //! - [`rules`]: the filter's rules, as text; pure.
 //! - [`filter`]: putting the rules in place, keeping them there, taking them away.
 //! - [`resolvers`]: the name servers, which guests may ask.
@@ -14,6 +15,7 @@
 //! What must not live here: QEMU's arguments and process (the `vm` crate), and which guest may reach
 //! what (the configuration).
 
+pub mod calls;
 mod error;
 mod events;
 pub mod files;

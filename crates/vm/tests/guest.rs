@@ -6,6 +6,7 @@
 mod fixture;
 
 use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
@@ -82,9 +83,10 @@ fn cloud_init(stock: &Stock, path: &Path) {
 }
 
 /// Fills the job config image in place, as the daemon may do while QEMU has it open.
-fn fill_job_config(run: &Run, job: &str) {
+fn fill_job_config(run: &Run, job: &str, ports: &str) {
     let scratch = run.dir.join("filled.img");
-    fat(&scratch, "JOBDATA", &[("job.sh".to_owned(), job.as_bytes().to_vec())]);
+    let content = [("job.sh", job), ("ports", ports)];
+    fat(&scratch, "JOBDATA", &content.map(|(name, text)| (name.to_owned(), text.into())));
     let bytes = std::fs::read(&scratch).expect("read");
     let mut image = std::fs::OpenOptions::new();
     let mut image = image.write(true).open(run.dir.join(files::JOB_CONFIG)).expect("open");
@@ -155,7 +157,7 @@ fn kinds(events: &[forrest_vm::ShimEvent]) -> Vec<&Happened> {
 }
 
 /// Leaves what it finds where the test can read it, and mischief in the directory that it may write to.
-const JOB: &str = r"printf 'runner-started\n' >&3
+const JOB: &str = r#"printf 'runner-started\n' >&3
 echo hello
 echo token >/home/runner/config/persist
 mkdir /mnt/ro /mnt/rw
@@ -168,8 +170,21 @@ mount -t 9p -o trans=virtio,version=9p2000.L rw /mnt/rw
 ln -s /etc/shadow /mnt/rw/link
 cp /bin/true /mnt/rw/program
 chmod 6755 /mnt/rw/program
+. /home/runner/config/ports
+exec 4<>/dev/tcp/10.0.2.2/$tcp
+head -n 1 <&4 >/home/runner/config/answers
+echo question >/dev/udp/10.0.2.2/$udp
 exit 7
-";
+"#;
+
+/// Services of this host, which the guest reaches through QEMU: one that greets, one that listens.
+fn services() -> (TcpListener, UdpSocket, String) {
+    let greets = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a service");
+    let hears = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("another");
+    let port = |address: std::io::Result<SocketAddr>| address.expect("its address").port();
+    let ports = format!("tcp={}\nudp={}\n", port(greets.local_addr()), port(hears.local_addr()));
+    (greets, hears, ports)
+}
 
 /// One directory that the guest can only read, and one that it can write to, which is returned.
 fn share_two_directories(run: &mut Run) -> PathBuf {
@@ -191,7 +206,11 @@ async fn guest_boots_waits_for_its_job_runs_it_and_shuts_down() {
     let shim = run.start().await.pid;
     let mut watch = run.watch().await;
     until(&mut watch, |event| *event == Happened::GuestReady).await;
-    fill_job_config(&run, JOB);
+    let (greets, hears, ports) = services();
+    fill_job_config(&run, JOB, &ports);
+    let greeted = std::thread::spawn(move || {
+        greets.accept().and_then(|(mut guest, _)| guest.write_all(b"good day\n")).expect("greeted");
+    });
     let resident = resident_kib(shim);
     run.client().await.attach_job_config(JobFiles::default()).await.expect("attach");
     let events = until(&mut watch, |event| matches!(event, Happened::Exited { .. })).await;
@@ -203,6 +222,12 @@ async fn guest_boots_waits_for_its_job_runs_it_and_shuts_down() {
     assert_eq!(outcome.runner_exit_code, Some(7));
     assert_eq!(read_back(&run, "persist"), "token\n");
     assert_eq!(read_back(&run, "shared"), "from the host\nread-only\n");
+    assert_eq!(read_back(&run, "answers"), "good day\n");
+    greeted.join().expect("greeted");
+    hears.set_read_timeout(Some(fixture::PATIENCE)).expect("a time limit");
+    let mut question = [0; 16];
+    let len = hears.recv(&mut question).expect("received");
+    assert_eq!(question.get(..len), Some(b"question\n".as_slice()));
     let link = shared.join("link").symlink_metadata().expect("what the guest made");
     assert!(link.is_file(), "a guest made a link on the host");
     let program = shared.join("program").metadata().expect("what the guest made");
@@ -229,7 +254,7 @@ async fn run_clone(stock: &Stock, template: &Run, boot: &Boot, at: Instant) -> (
     let prepared = at.elapsed();
     run.start().await;
     let mut watch = run.watch().await;
-    fill_job_config(&run, CLONE_JOB);
+    fill_job_config(&run, CLONE_JOB, "");
     run.client().await.attach_job_config(JobFiles::default()).await.expect("attach");
     until(&mut watch, |event| *event == Happened::RunnerStarted).await;
     eprintln!("clone prepared after {prepared:?}, its job runs after {:?}", at.elapsed());

@@ -12,7 +12,8 @@
 //! 5. no capabilities, no new privileges;
 //! 6. bounds of what it may take ([`super::limits`]); no files but what every QEMU needs
 //!    ([`forrest_confine::files`]), its template's RAM, and shared directories;
-//! 7. the bond to the shim.
+//! 7. the bond to the shim;
+//! 8. no system calls but those that QEMU needs ([`forrest_confine::calls`]).
 
 use std::ffi::OsString;
 use std::io;
@@ -22,8 +23,8 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 
-use forrest_confine::Claim;
 use forrest_confine::files::{self, Reach};
+use forrest_confine::{Claim, calls};
 use rustix::fs::{Mode, fchmod, fchown};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
@@ -63,6 +64,8 @@ struct Launch {
     user: Option<User>,
     /// A template's RAM, and the permissions that QEMU needs of it.
     ram: Option<(RawFd, u32)>,
+    /// The shell's socket, on which QEMU listens.
+    shell: RawFd,
     /// Shared directories, and whether they are written to.
     shared: Vec<(RawFd, bool)>,
     limits: Limits,
@@ -93,6 +96,7 @@ pub(crate) fn start(spec: &RunSpec, claim: Option<&Claim>) -> Result<Qemu, VmErr
         parent: std::process::id(),
         user: claim.map(|claim| user(spec, claim)),
         ram: handover.wiring.ram.zip(ram_mode),
+        shell: handover.wiring.shell,
         shared: handover
             .wiring
             .shared
@@ -203,7 +207,8 @@ fn confine(launch: &Launch) -> Result<(), String> {
     if getppid().map(Pid::as_raw_nonzero).map(|pid| pid.get()) != parent {
         return Err("the shim is gone already".to_owned());
     }
-    Ok(())
+    calls::restrict(launch.shell)
+        .map_err(|err| format!("could not restrict system calls (seccomp): {err}"))
 }
 
 fn reach(launch: &Launch) -> Reach {

@@ -3,6 +3,7 @@
 mod boot_sector;
 #[path = "../fixture/mod.rs"]
 mod fixture;
+mod taken_over;
 
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
