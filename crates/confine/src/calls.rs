@@ -128,6 +128,22 @@ pub fn restrict(listening: RawFd) -> Result<(), String> {
     seccompiler::apply_filter(&refused).map_err(told)
 }
 
+/// Tries whether that is possible, in a thread that ends with it.
+///
+/// # Errors
+/// Why not, with what it means.
+pub fn rehearse() -> Result<(), String> {
+    let tried = std::thread::Builder::new().spawn(|| restrict(RawFd::MAX));
+    let tried = tried.map_err(|err| err.to_string()).and_then(|thread| {
+        thread.join().unwrap_or_else(|_| Err("the attempt ended in a panic".to_owned()))
+    });
+    tried.map_err(|why| {
+        format!(
+            "QEMU's system calls cannot be filtered (seccomp), and no run starts without: {why}"
+        )
+    })
+}
+
 /// What is refused, as if it took a privilege (`EPERM`).
 fn refused(listening: RawFd) -> Result<BpfProgram, BackendError> {
     let mut rules: Rules =

@@ -95,6 +95,21 @@ fn there_is_no_shared_memory_and_no_other_process() {
     });
 }
 
+#[test]
+fn a_rehearsal_restricts_nobody_else() {
+    assert_eq!(rehearse(), Ok(()));
+    socket(AddressFamily::UNIX, SocketType::STREAM, None).expect("a socket");
+    // Nor is it possible for somebody who may not even set it up, and then it says so.
+    let told = std::thread::spawn(|| {
+        let call = BTreeMap::from([(libc::SYS_seccomp, Vec::new())]);
+        let filter = program(call, libc::ENOSYS).expect("a filter");
+        seccompiler::apply_filter(&filter).expect("restricted");
+        rehearse().expect_err("refused")
+    });
+    let told = told.join().expect("as expected");
+    assert!(told.contains("no run starts without") && told.contains("not implemented"), "{told}");
+}
+
 /// The numbers of the calls are those that the C library has for this architecture; the filter is made
 /// for it, and the kernel takes no larger one.
 #[test]

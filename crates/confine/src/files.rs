@@ -54,10 +54,10 @@ pub struct Reach {
     pub directories: Vec<(PathBuf, bool)>,
 }
 
-/// Restricts the calling process for good, as far as the kernel can.
+/// Restricts the calling process for good, as far as the kernel can ([`missing`]).
 ///
 /// # Errors
-/// What the kernel says. Where it does not know Landlock at all, that is no error.
+/// What the kernel says. Where it does not know Landlock, or a part of it, that is no error.
 pub fn restrict(reach: &Reach) -> Result<(), String> {
     restricted(reach).map_err(|err| err.to_string())
 }
@@ -140,19 +140,105 @@ fn allow(
     rules.add_rule(PathBeneath::new(fd, access))
 }
 
-/// Whether the kernel can restrict which files a process opens, or why not.
-///
-/// # Errors
-/// The reason, with what to do.
-pub fn supported() -> Result<(), String> {
-    let asked = Ruleset::default()
-        .set_compatibility(CompatLevel::HardRequirement)
-        .handle_access(AccessFs::from_all(ABI::V1))
-        .and_then(Ruleset::create);
-    asked.map(drop).map_err(|_| {
-        "this kernel does not restrict which files QEMU can open (Landlock): it needs Linux 5.13, \
+/// What the kernel cannot restrict of all this, in words for people; `None`: it can restrict everything.
+/// Asked of the kernel, which leaves out what it does not know.
+pub fn missing() -> Option<String> {
+    match supported() {
+        Ok(()) => lacking(&PARTS, Part::is_known),
+        Err(why) => Some(why),
+    }
+}
+
+fn supported() -> Result<(), String> {
+    if asked(|rules| rules.handle_access(AccessFs::from_all(ABI::V1))) {
+        return Ok(());
+    }
+    Err("this kernel does not restrict which files QEMU can open (Landlock): it needs Linux 5.13, \
          and landlock among the security modules (lsm= on the kernel's command line)"
-            .to_owned()
+        .to_owned())
+}
+
+/// Whether the kernel knows all that these rules are about.
+fn asked(about: impl FnOnce(Ruleset) -> Result<Ruleset, RulesetError>) -> bool {
+    let rules = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+    about(rules).and_then(Ruleset::create).is_ok()
+}
+
+/// What a part of Landlock restricts, that kernels before some version do not have. (What came with its
+/// second version, links between directories, the first one refuses always.)
+struct Part {
+    restricts: Restricted,
+    what: &'static str,
+    /// Since which Linux.
+    since: &'static str,
+    /// Whether [`crate::calls`] refuses the same.
+    refused_as_call: bool,
+}
+
+enum Restricted {
+    File(AccessFs),
+    Net(AccessNet),
+    Scope(Scope),
+}
+
+const PARTS: [Part; 5] = [
+    Part {
+        restricts: Restricted::File(AccessFs::Truncate),
+        what: "shortening files",
+        since: "6.2",
+        refused_as_call: false,
+    },
+    Part {
+        restricts: Restricted::Net(AccessNet::BindTcp),
+        what: "taking TCP ports",
+        since: "6.7",
+        refused_as_call: true,
+    },
+    Part {
+        restricts: Restricted::File(AccessFs::IoctlDev),
+        what: "commands to devices",
+        since: "6.10",
+        refused_as_call: false,
+    },
+    Part {
+        restricts: Restricted::Scope(Scope::AbstractUnixSocket),
+        what: "connecting to abstract Unix sockets",
+        since: "6.12",
+        refused_as_call: true,
+    },
+    Part {
+        restricts: Restricted::Scope(Scope::Signal),
+        what: "signals to other processes of the same user",
+        since: "6.12",
+        refused_as_call: false,
+    },
+];
+
+impl Part {
+    fn is_known(&self) -> bool {
+        asked(|rules| match self.restricts {
+            Restricted::File(access) => rules.handle_access(access),
+            Restricted::Net(access) => rules.handle_access(access),
+            Restricted::Scope(scope) => rules.scope(scope),
+        })
+    }
+}
+
+fn lacking(parts: &[Part], known: impl Fn(&Part) -> bool) -> Option<String> {
+    let lacking: Vec<String> = parts
+        .iter()
+        .filter(|part| !known(part))
+        .map(|part| {
+            let instead =
+                if part.refused_as_call { ", but the filter of system calls does" } else { "" };
+            format!("{} (since Linux {}{instead})", part.what, part.since)
+        })
+        .collect();
+    (!lacking.is_empty()).then(|| {
+        format!(
+            "Landlock of this kernel keeps QEMU from other files, but does not restrict: {}",
+            lacking.join("; ")
+        )
     })
 }
 
@@ -169,6 +255,34 @@ mod tests {
         for real in ["/etc/resolv.conf", "/run/resolv.conf", "/root/resolv.conf", "/runaway/x/y"] {
             assert_eq!(directory(real), None, "{real}");
         }
+    }
+
+    #[test]
+    fn what_an_old_kernel_does_not_restrict_is_told() {
+        let of_linux_6_8 = |part: &Part| matches!(part.since, "6.2" | "6.7");
+        assert_eq!(
+            lacking(&PARTS, of_linux_6_8).as_deref(),
+            Some(
+                "Landlock of this kernel keeps QEMU from other files, but does not restrict: \
+                 commands to devices (since Linux 6.10); connecting to abstract Unix sockets (since \
+                 Linux 6.12, but the filter of system calls does); signals to other processes of the \
+                 same user (since Linux 6.12)"
+            )
+        );
+        let of_linux_6_1 = lacking(&PARTS, |_| false).expect("something");
+        assert!(of_linux_6_1.contains("shortening files (since Linux 6.2);"), "{of_linux_6_1}");
+        assert_eq!(lacking(&PARTS, |_| true), None);
+    }
+
+    /// What the kernel says of itself: later versions can do what earlier ones can.
+    #[test]
+    fn the_kernel_is_asked_for_each_part() {
+        if supported().is_err() {
+            return;
+        }
+        let known: Vec<bool> = PARTS.iter().map(Part::is_known).collect();
+        assert!(known.is_sorted_by(|earlier, later| earlier >= later), "{known:?}");
+        assert_eq!(missing().is_some(), known.contains(&false));
     }
 
     /// The restriction holds for the thread that asks for it, and for what it starts.

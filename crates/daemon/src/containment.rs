@@ -4,7 +4,7 @@
 //! that needs it, so that installing `nft` is enough.
 
 use forrest_config::Config;
-use forrest_confine::{files, filter, privileges};
+use forrest_confine::{calls, files, filter, privileges};
 use forrest_core::model::UidRange;
 
 /// What keeps guests inside here.
@@ -53,8 +53,8 @@ impl Containment {
         let users =
             self.users.as_ref().err().map(|why| format!("QEMU runs as Forrest's own user: {why}"));
         let filter = self.filter.as_ref().err().map(|why| refusal(why));
-        let files = files::supported().err();
-        users.into_iter().chain(filter).chain(files).collect()
+        let calls = calls::rehearse().err();
+        users.into_iter().chain(filter).chain(calls).chain(files::missing()).collect()
     }
 }
 

@@ -1,7 +1,7 @@
 //! What keeps guests inside: QEMU's users, the egress filter.
 
 use forrest_config::Config;
-use forrest_confine::{files, privileges};
+use forrest_confine::{calls, files, privileges};
 use forrest_core::model::UidRange;
 
 use super::{Area, Findings};
@@ -32,12 +32,20 @@ pub(super) async fn examine(config: Option<&Config>, findings: &mut Findings) {
              `forrest doctor`, while the service has what its unit gives it",
         ),
     }
-    match files::supported() {
-        Ok(()) => findings.ok(Area::Host, "QEMU can be kept from the host's files (Landlock)"),
-        Err(why) => findings.warning(
+    match files::missing() {
+        None => findings.ok(Area::Host, "QEMU can be kept from the host's files (Landlock)"),
+        Some(why) => findings.warning(
             Area::Host,
             why,
             "it is a wall behind the wall: QEMU's user has no files, but reads what everyone can",
+        ),
+    }
+    match calls::rehearse() {
+        Ok(()) => findings.ok(Area::Host, "QEMU's system calls can be filtered (seccomp)"),
+        Err(why) => findings.problem(
+            Area::Host,
+            why,
+            "a kernel with CONFIG_SECCOMP_FILTER; in a container, one that allows seccomp(2)",
         ),
     }
     let wanted = config.is_none_or(|config| config.machines().any(|m| m.network.filter));
