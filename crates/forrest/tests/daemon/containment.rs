@@ -159,7 +159,11 @@ async fn without_a_filter_no_run_starts_unless_the_configuration_says_so() {
 #[tokio::test]
 async fn a_shared_directory_that_became_a_link_to_secrets_is_not_shared() {
     let Some(mut plan) = plan("shared-link") else { return };
-    let (shared, harmless) = (plan.dir.join("shared"), plan.dir.join("harmless"));
+    // Not beside the sources: those may be root's own, below which nothing is shared.
+    let outside = tempfile::tempdir().expect("a directory");
+    let everybody = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(outside.path(), everybody).expect("a mode");
+    let (shared, harmless) = (outside.path().join("shared"), outside.path().join("harmless"));
     std::fs::create_dir(&harmless).expect("a directory");
     std::os::unix::fs::symlink(&harmless, &shared).expect("a link");
     let line = format!("shared: [{{ path: {}, tag: cache }}]", shared.display());
