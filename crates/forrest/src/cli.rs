@@ -142,8 +142,11 @@ Exit status: 0 when it can be used (warnings included), 1 when it cannot.")]
     #[command(after_help = "\
 Examples:
   forrest doctor --config config.yaml
-  sudo -u forrest forrest doctor        as the daemon sees it
+  sudo forrest doctor                   with /etc/forrest/config.yaml
   forrest doctor --offline              leave GitHub out
+
+A daemon that runs is asked what it has been given to keep guests inside. Without one, this is about \
+whoever runs the command: an ordinary user lacks what the service's unit gives the daemon.
 
 Exit status: 0 when nothing but warnings was found, 1 with problems.")]
     Doctor {

@@ -135,7 +135,7 @@ fn render_history(
             pad(&promoted, 20),
             pad_left(&size(generation.size), 7)
         ));
-        for fact in facts(generation) {
+        for fact in facts(machine, generation) {
             for line in wrap(&fact, columns.saturating_sub(INDENT)) {
                 text.push_str(&format!("{:INDENT$}{}\n", "", paint.dim(&line)));
             }
@@ -144,8 +144,8 @@ fn render_history(
     text
 }
 
-/// What is known of where a generation comes from.
-fn facts(generation: &GenerationView) -> Vec<String> {
+/// What is known of where a generation of this machine type comes from.
+fn facts(machine: &MachineTypeName, generation: &GenerationView) -> Vec<String> {
     let mut facts = Vec::new();
     if let Some(why) = &generation.broken {
         facts.push(format!("broken: {}", one_line(why)));
@@ -165,6 +165,11 @@ fn facts(generation: &GenerationView) -> Vec<String> {
     }
     if let Some(run) = generation.workflow_run {
         job.push(format!("workflow run {run}"));
+    }
+    // Renamed or moved since, where it is another one than the machine type's.
+    if let Some(repository) = generation.repository.as_ref().filter(|r| *r != machine.repository())
+    {
+        job.push(format!("repository {repository}"));
     }
     if !job.is_empty() {
         facts.push(format!("left behind by {}", job.join(", ")));
@@ -238,7 +243,7 @@ fn effect(
     if let Some(at) = target.promoted_at {
         text.push_str(&format!("  promoted {}\n", date(at)));
     }
-    for fact in facts(target) {
+    for fact in facts(machine, target) {
         text.push_str(&format!("  {fact}\n"));
     }
     text.push_str(

@@ -8,12 +8,14 @@ use crate::bench::{Base, run, shown, stdout};
 /// Two generations of `acme/firmware/build`, the second one current.
 fn with_images() -> Base {
     let base = Base::new();
-    let repository = base.path().join("machines/acme/firmware");
-    let machine = repository.join("build");
+    let beside = base.path().join("machines/acme/firmware");
+    let machine = beside.join("build");
     fs::create_dir_all(&machine).expect("directories");
     for generation in [1, 2] {
         let name = format!("{generation:06}");
         fs::write(machine.join(format!("{name}.img")), vec![b'x'; 8192]).expect("an image");
+        // The repository was renamed between the two.
+        let repository = if generation == 1 { "acme/old-firmware" } else { "acme/firmware" };
         let lineage = serde_json::json!({
             "generation": generation,
             "format": "raw",
@@ -22,7 +24,7 @@ fn with_images() -> Base {
             "runner": "forrest-build-3kd92mfa81xq7p0z",
             "origin": {
                 "job": 100 + generation, "job_name": "compile \u{1b}[31mred", "workflow_run": 9000,
-                "repository": "acme/firmware", "head_branch": "main",
+                "repository": repository, "head_branch": "main",
                 "head_sha": "0123456789abcdef0123456789abcdef01234567", "event": "push",
             },
             "virtual_size": 8192, "allocated_size": 8192,
@@ -31,7 +33,7 @@ fn with_images() -> Base {
     }
     fs::write(machine.join("state.json"), "{\"high_water\": 2, \"broken\": {}}")
         .expect("the state");
-    std::os::unix::fs::symlink("build/000002.img", repository.join("build.img")).expect("the link");
+    std::os::unix::fs::symlink("build/000002.img", beside.join("build.img")).expect("the link");
     base
 }
 
@@ -54,6 +56,7 @@ fn images_are_listed_with_where_they_come_from() {
     assert_eq!(history["generations"][1]["current"], true);
     assert_eq!(history["generations"][0]["parent"]["stage"], "src");
     assert_eq!(history["generations"][0]["event"], "push");
+    assert_eq!(history["generations"][0]["repository"], "acme/old-firmware");
     assert!(!stdout(&output).contains('\x1b'));
 }
 
