@@ -51,12 +51,19 @@ pub(super) async fn examine(config: Option<&Config>, findings: &mut Findings) {
     let wanted = config.is_none_or(|config| config.machines().any(|m| m.network.filter));
     match filter_possible(range).await {
         Ok(()) => findings.ok(Area::Host, "guests can be kept off the host and private networks"),
-        Err(why) if wanted => findings.problem(
-            Area::Host,
-            format!("the egress filter cannot be put in place: {why}"),
-            "no run starts without it; mend that, or write network.filter: off to let guests reach \
-             whatever this host reaches",
-        ),
+        // About whoever asks, too: only root's failure is the host's.
+        Err(why) if wanted => {
+            let what = format!("the egress filter cannot be put in place: {why}");
+            let advice = "no run starts without it; mend that, or write network.filter: off to let guests \
+                          reach whatever this host reaches";
+            if rustix::process::geteuid().is_root() {
+                findings.problem(Area::Host, what, advice);
+            } else {
+                let whose = "this is about whoever runs `forrest doctor`, while the service has what its \
+                             unit gives it";
+                findings.warning(Area::Host, what, format!("{advice}; {whose}"));
+            }
+        }
         Err(why) => {
             findings.ok(Area::Host, format!("no machine type asks for an egress filter ({why})"));
         }

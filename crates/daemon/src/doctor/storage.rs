@@ -64,14 +64,16 @@ fn base_dir_is_usable(base_dir: &Path, findings: &mut Findings) -> bool {
         findings.warning(
             Area::Storage,
             format!("{shown} belongs to user {owner}, and this examination runs as user {user}"),
-            format!("run it as the daemon's user to see what the daemon sees: sudo -u '#{owner}' forrest doctor …"),
+            "what is said here of writing is about whoever runs `forrest doctor`; a daemon that runs is asked \
+             about itself",
         );
     }
-    if metadata.mode() & 0o007 != 0 {
+    // To pass through, a reverse proxy needs mode 0711: the sockets are in there.
+    if metadata.mode() & 0o006 != 0 {
         findings.warning(
             Area::Storage,
-            format!("every user of this host can look into {shown}"),
-            format!("chmod o-rwx {shown}: disks hold what private repositories hold"),
+            format!("every user of this host can look into {shown}, or write to it"),
+            format!("chmod o-rw {shown}: disks hold what private repositories hold"),
         );
     }
     if !may_write(base_dir) {
@@ -279,6 +281,20 @@ mod tests {
         file_system(base.path(), &mut findings);
         assert!(findings.0.iter().all(|f| f.level != Level::Problem), "{findings:?}");
         assert_eq!(std::fs::read_dir(base.path()).expect("list").count(), 0);
+    }
+
+    #[test]
+    fn a_proxy_may_pass_through_and_nobody_may_look() {
+        use std::os::unix::fs::PermissionsExt;
+        let base = tempfile::tempdir().expect("a directory");
+        for (mode, warned) in [(0o711, false), (0o750, false), (0o755, true), (0o703, true)] {
+            let mode_of = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(base.path(), mode_of).expect("a mode");
+            let mut findings = Findings::default();
+            assert!(base_dir_is_usable(base.path(), &mut findings));
+            let found = findings.0.iter().any(|f| f.level == Level::Warning);
+            assert_eq!(found, warned, "{mode:o}: {findings:?}");
+        }
     }
 
     #[test]

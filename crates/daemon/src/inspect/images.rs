@@ -59,6 +59,8 @@ pub struct GenerationView {
     pub job_name: Option<String>,
     /// The workflow run.
     pub workflow_run: Option<WorkflowRunId>,
+    /// Which attempt at that run it was, from 1.
+    pub run_attempt: Option<u32>,
     /// The repository.
     pub repository: Option<Repository>,
     /// The branch.
@@ -180,6 +182,7 @@ impl From<GenerationInfo> for GenerationView {
             job: origin.job,
             job_name: origin.job_name,
             workflow_run: origin.workflow_run,
+            run_attempt: origin.run_attempt,
             repository: origin.repository,
             head_branch: origin.head_branch,
             head_sha: origin.head_sha,

@@ -164,7 +164,9 @@ fn facts(machine: &MachineTypeName, generation: &GenerationView) -> Vec<String> 
         (None, None) => {}
     }
     if let Some(run) = generation.workflow_run {
-        job.push(format!("workflow run {run}"));
+        let attempt = generation.run_attempt.filter(|attempt| *attempt > 1);
+        let attempt = attempt.map(|attempt| format!(", attempt {attempt}")).unwrap_or_default();
+        job.push(format!("workflow run {run}{attempt}"));
     }
     // Renamed or moved since, where it is another one than the machine type's.
     if let Some(repository) = generation.repository.as_ref().filter(|r| *r != machine.repository())

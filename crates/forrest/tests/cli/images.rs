@@ -23,7 +23,7 @@ fn with_images() -> Base {
             "parent": {"stage": "src", "path": "/srv/images/debian.img"},
             "runner": "forrest-build-3kd92mfa81xq7p0z",
             "origin": {
-                "job": 100 + generation, "job_name": "compile \u{1b}[31mred", "workflow_run": 9000,
+                "job": 100 + generation, "job_name": "compile \u{1b}[31mred", "workflow_run": 9000, "run_attempt": 2,
                 "repository": repository, "head_branch": "main",
                 "head_sha": "0123456789abcdef0123456789abcdef01234567", "event": "push",
             },
@@ -56,6 +56,7 @@ fn images_are_listed_with_where_they_come_from() {
     assert_eq!(history["generations"][1]["current"], true);
     assert_eq!(history["generations"][0]["parent"]["stage"], "src");
     assert_eq!(history["generations"][0]["event"], "push");
+    assert_eq!(history["generations"][0]["run_attempt"], 2);
     assert_eq!(history["generations"][0]["repository"], "acme/old-firmware");
     assert!(!stdout(&output).contains('\x1b'));
 }
