@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use forrest_core::event::{Deregistration, Source};
-use forrest_core::model::{Conclusion, JobStatus, Timestamp};
+use forrest_core::model::{Conclusion, Job, JobStatus, Timestamp};
 use forrest_core::{Command, Event, Level};
 
 use crate::world::*;
@@ -109,4 +109,24 @@ fn an_answer_to_a_question_that_was_asked_a_while_ago_is_not_old() {
     world.after(2 * SECOND);
     world.report(world.job(1, "build", JobStatus::Queued), Source::Asked(asked_at));
     assert_eq!(world.job_of(&runner), None);
+}
+
+#[test]
+fn after_a_step_back_a_doubtful_job_is_asked_for_again() {
+    let mut world = World::new(&[("build", 4)]);
+    world.after(3 * HOUR);
+    world.polled(&[]);
+    let old = |world: &World| Job {
+        created_at: Some(Timestamp(world.now.0 - HOUR.as_millis() as u64)),
+        ..world.job(1, "build", JobStatus::Queued)
+    };
+    let asked = |c: &Command| matches!(c, Command::FetchJob { .. });
+    let job = old(&world);
+    world.report(job, Source::Webhook);
+    world.expect(asked);
+    back(&mut world, HOUR);
+    world.after(MINUTE + SECOND);
+    let job = old(&world);
+    world.report(job, Source::Webhook);
+    world.expect(asked);
 }
