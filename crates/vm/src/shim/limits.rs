@@ -52,10 +52,7 @@ impl Limits {
         let ram = ram_bytes(spec);
         let memory = ram.saturating_add(MEMORY.0).saturating_add(MEMORY_PER_CPU.0 * cpus);
         let shares = spec.shared.iter().any(|dir| dir.writable);
-        let file_len = spec.disk.virtual_size.filter(|_| !shares).map(|size| {
-            let tables = (size.0 / OVERLAY_SHARE).max(OVERLAY_LEAST.0);
-            size.0.saturating_add(tables).max(ram)
-        });
+        let file_len = disk_len_max(spec).filter(|_| !shares).map(|len| len.max(ram));
         let sacrifice = match spec.boot {
             Boot::Cold | Boot::Restored { .. } => SACRIFICE_OF_RUN,
             Boot::Template { .. } => SACRIFICE_OF_TEMPLATE,
@@ -93,6 +90,15 @@ impl Limits {
             None => Ok(()),
         }
     }
+}
+
+/// The longest that the disk's file can become, in bytes, whatever the guest writes; `None` where the disk's size is
+/// not known.
+pub(crate) fn disk_len_max(spec: &RunSpec) -> Option<u64> {
+    spec.disk.virtual_size.map(|size| {
+        let tables = (size.0 / OVERLAY_SHARE).max(OVERLAY_LEAST.0);
+        size.0.saturating_add(tables)
+    })
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 //! - `supervise`: the loop around it, and all of its I/O.
 //! - `handover`: what QEMU is handed open: its files and sockets.
 //! - `limits`: the resources that QEMU may take.
+//! - `overgrowth`: whether QEMU's files become longer than a guest can make them.
 //! - `process`: QEMU's process, what it gives up, and its bond to the shim.
 //! - `containment`: the user that QEMU runs as, and the egress filter.
 //! - `migrate`: saving and loading templates.
@@ -26,6 +27,7 @@ mod journal;
 mod limits;
 pub mod machine;
 mod migrate;
+mod overgrowth;
 mod process;
 mod settle;
 mod supervise;

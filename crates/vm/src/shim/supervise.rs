@@ -19,6 +19,7 @@ use super::control::{self, CALLS_MAX, Call, Clients};
 use super::guest_port::{self, GuestLine};
 use super::journal::Journal;
 use super::machine::{Action, Input, Machine, Now};
+use super::overgrowth::Overgrowth;
 use super::{announce, make_private, migrate, process, settle, wall_clock};
 use crate::console::ConsoleLog;
 use crate::lines::{BoundedLines, Line};
@@ -252,6 +253,7 @@ impl<'a> Supervisor<'a> {
     }
 
     async fn start_qemu(&mut self) -> Option<Outcome> {
+        let overgrowth = Overgrowth::of(self.spec, self.dir);
         let mut qemu = match self.spawn_qemu() {
             Ok(qemu) => qemu,
             Err(reason) => {
@@ -270,6 +272,8 @@ impl<'a> Supervisor<'a> {
             tokio::spawn(guest_port::read(guest_read, said)),
             tokio::spawn(forward(heard, self.notes_in.clone())),
         ];
+        // To the end of the shim, which follows QEMU's.
+        tokio::spawn(overgrowth.watch(self.notes_in.clone()));
         let pid = qemu.child.id();
         self.child = Some(qemu.child);
         let notes = self.notes_in.clone();

@@ -6,6 +6,7 @@ use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::Path;
 
 use forrest_core::model::UidRange;
+use forrest_vm::EndReason;
 
 use super::{Run, boot_sector, fixture};
 
@@ -92,4 +93,36 @@ async fn a_qemu_that_is_taken_over_finds_a_wall() {
         "possible: read /etc/resolv.conf; a socket of the Internet; memory of its own"
     );
     drop((service, datagrams));
+}
+
+/// Makes each of its files longer than it is, and says nothing else.
+const GROWS: &str = r##"#!/usr/bin/python3 -IS
+import os, stat, time
+
+for file in range(3, 64):
+    try:
+        found = os.fstat(file)
+        if stat.S_ISREG(found.st_mode):
+            os.ftruncate(file, found.st_size + 1)
+    except OSError:
+        pass
+time.sleep(600)
+"##;
+
+#[tokio::test]
+async fn a_qemu_whose_files_grow_beyond_what_a_guest_can_write_is_ended() {
+    if !Path::new(PYTHON).exists() {
+        return fixture::skip("it takes Python");
+    }
+    let place = tempfile::tempdir().expect("a directory");
+    std::fs::set_permissions(place.path(), Permissions::from_mode(0o755)).expect("opened");
+    let program = place.path().join("qemu");
+    std::fs::write(&program, GROWS).expect("a program");
+    std::fs::set_permissions(&program, Permissions::from_mode(0o755)).expect("executable");
+    let mut run = Run::of_boot_sector(program, &boot_sector::halt());
+    run.start().await;
+    let outcome = run.outcome().await;
+    assert_eq!(outcome.reason, EndReason::QemuFailed);
+    assert!(outcome.detail.contains("which no guest can"), "{outcome:?}");
+    assert!(outcome.detail.contains("job-config.img"), "{outcome:?}");
 }
