@@ -32,34 +32,9 @@ fn to(text: &str, port: Option<u16>) -> Destination {
     Destination { address, prefix: prefix.parse().unwrap_or(most), port }
 }
 
-#[tokio::test(flavor = "current_thread")]
-async fn what_a_guest_reaches_and_what_not() {
-    let Some(here) = Namespace::enter() else { return };
-    let uid = 1_810_000_000;
-    let allow = vec![
-        to("127.0.0.1", Some(here.port())),
-        to("10.20.0.0/16", None),
-        to("fd00:1::1", Some(443)),
-    ];
-    let filter = Filter::put_in_place(uid, allow).await.expect("in place");
-    let port = here.port();
-    let other = here.other_port();
-    // Its own exceptions.
-    assert_eq!(here.probe(uid, Probe::Tcp, &format!("127.0.0.1:{port}")), Verdict::Answered);
-    assert_eq!(here.probe(uid, Probe::Udp, "10.20.3.4:9"), Verdict::LetThrough);
-    assert_eq!(here.probe(uid, Probe::Tcp, "10.20.3.4:9"), Verdict::LetThrough);
-    assert_eq!(here.probe(uid, Probe::Udp, "[fd00:1::1]:443"), Verdict::LetThrough);
-    // The Internet.
-    for address in
-        ["93.184.215.14:80", "1.1.1.1:53", "[2606:2800:21f::1]:443", "[64:ff9b::101:101]:80"]
-    {
-        assert_eq!(here.probe(uid, Probe::Tcp, address), Verdict::LetThrough, "{address}");
-        assert_eq!(here.probe(uid, Probe::Udp, address), Verdict::LetThrough, "{address}");
-    }
-    assert_eq!(here.probe(uid, Probe::Ping, "93.184.215.14:0"), Verdict::LetThrough);
-    assert_eq!(here.probe(uid, Probe::Ping, "[2606:2800:21f::1]:0"), Verdict::LetThrough);
-    // Everything else.
-    let refused = [
+/// Where no guest may get to: what is the host's own, private, local or reserved.
+fn not_the_internet(port: u16, other: u16) -> Vec<String> {
+    vec![
         format!("127.0.0.1:{other}"),
         format!("[::1]:{port}"),
         format!("[::ffff:127.0.0.1]:{other}"),
@@ -94,7 +69,37 @@ async fn what_a_guest_reaches_and_what_not() {
         "[fec0::1]:80".to_owned(),
         format!("[fe80::1%{OUTSIDE}]:80"),
         "[100::1]:80".to_owned(),
+    ]
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn what_a_guest_reaches_and_what_not() {
+    let Some(here) = Namespace::enter() else { return };
+    let uid = 1_810_000_000;
+    let allow = vec![
+        to("127.0.0.1", Some(here.port())),
+        to("10.20.0.0/16", None),
+        to("fd00:1::1", Some(443)),
     ];
+    let filter = Filter::put_in_place(uid, allow).await.expect("in place");
+    let port = here.port();
+    let other = here.other_port();
+    // Its own exceptions.
+    assert_eq!(here.probe(uid, Probe::Tcp, &format!("127.0.0.1:{port}")), Verdict::Answered);
+    assert_eq!(here.probe(uid, Probe::Udp, "10.20.3.4:9"), Verdict::LetThrough);
+    assert_eq!(here.probe(uid, Probe::Tcp, "10.20.3.4:9"), Verdict::LetThrough);
+    assert_eq!(here.probe(uid, Probe::Udp, "[fd00:1::1]:443"), Verdict::LetThrough);
+    // The Internet.
+    for address in
+        ["93.184.215.14:80", "1.1.1.1:53", "[2606:2800:21f::1]:443", "[64:ff9b::101:101]:80"]
+    {
+        assert_eq!(here.probe(uid, Probe::Tcp, address), Verdict::LetThrough, "{address}");
+        assert_eq!(here.probe(uid, Probe::Udp, address), Verdict::LetThrough, "{address}");
+    }
+    assert_eq!(here.probe(uid, Probe::Ping, "93.184.215.14:0"), Verdict::LetThrough);
+    assert_eq!(here.probe(uid, Probe::Ping, "[2606:2800:21f::1]:0"), Verdict::LetThrough);
+    // Everything else.
+    let refused = not_the_internet(port, other);
     for address in &refused {
         for probe in [Probe::Tcp, Probe::Udp, Probe::Ping] {
             // ICMPv6 knows no IPv4 addresses.

@@ -14,5 +14,6 @@ mod room;
 mod scheduling;
 mod settling;
 mod snapshots;
+mod trust;
 mod view;
 mod world;

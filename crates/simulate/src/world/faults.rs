@@ -34,12 +34,7 @@ pub(crate) enum Fault {
     Restart,
     KillQemu,
     KillShim,
-    ApiDown,
-    ApiSlow,
-    ApiLimited,
-    ApiSecondary,
-    TokenRefused,
-    ApiWell,
+    Api(Api),
     DiskFull,
     DiskBroken,
     DiskWell,
@@ -51,18 +46,25 @@ pub(crate) enum Fault {
     Replay,
 }
 
+/// GitHub's own trouble.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Api {
+    Down,
+    Slow,
+    Limited,
+    /// As above, for requests that change something.
+    Secondary,
+    TokenRefused,
+    Well,
+}
+
 impl World {
     /// Draws when what breaks.
     pub(super) fn draw_faults(&mut self) {
         let share = self.plan.length as f64 / DAY as f64;
         let faults = self.plan.faults.clone();
-        let api = [
-            Fault::ApiDown,
-            Fault::ApiSlow,
-            Fault::ApiLimited,
-            Fault::ApiSecondary,
-            Fault::TokenRefused,
-        ];
+        let api =
+            [Api::Down, Api::Slow, Api::Limited, Api::Secondary, Api::TokenRefused].map(Fault::Api);
         self.scatter(faults.crashes, share, &[Fault::Crash]);
         self.scatter(faults.qemu_killed, share, &[Fault::KillQemu]);
         self.scatter(faults.shim_killed, share, &[Fault::KillShim]);
@@ -94,37 +96,7 @@ impl World {
             }
             Fault::KillQemu => self.kill_some_guest(EndReason::QemuFailed),
             Fault::KillShim => self.kill_some_guest(EndReason::SupervisorLost),
-            Fault::ApiDown => {
-                self.weather.api_down = true;
-                let lasts = self.random.spread(10 * SECOND, 5 * HOUR);
-                self.after(lasts, Action::Fault(Fault::ApiWell));
-            }
-            Fault::ApiSlow => {
-                self.weather.api_slow = true;
-                let lasts = self.random.spread(MINUTE, HOUR);
-                self.after(lasts, Action::Fault(Fault::ApiWell));
-            }
-            Fault::ApiLimited => {
-                let lasts = self.random.spread(10 * SECOND, HOUR);
-                self.weather.api_limited = Some(self.now + lasts);
-                self.after(lasts, Action::Fault(Fault::ApiWell));
-            }
-            Fault::ApiSecondary => {
-                let lasts = self.random.spread(10 * SECOND, HOUR);
-                self.weather.api_secondary = Some(self.now + lasts);
-                self.after(lasts, Action::Fault(Fault::ApiWell));
-            }
-            Fault::TokenRefused => {
-                let machines = self.plan.machines.len() as u64;
-                self.weather.token_refused = Some(self.random.between(0, machines - 1) as usize);
-                let lasts = self.random.spread(MINUTE, 3 * HOUR);
-                self.after(lasts, Action::Fault(Fault::ApiWell));
-            }
-            Fault::ApiWell => {
-                (self.weather.api_down, self.weather.api_slow) = (false, false);
-                (self.weather.api_limited, self.weather.api_secondary) = (None, None);
-                self.weather.token_refused = None;
-            }
+            Fault::Api(trouble) => self.api_changes(trouble),
             Fault::DiskFull => {
                 self.weather.disk_full = true;
                 let free = self.host.free(self.plan.disk);
@@ -157,6 +129,43 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// GitHub's own trouble.
+    fn api_changes(&mut self, trouble: Api) {
+        match trouble {
+            Api::Down => {
+                self.weather.api_down = true;
+                let lasts = self.random.spread(10 * SECOND, 5 * HOUR);
+                self.after(lasts, Action::Fault(Fault::Api(Api::Well)));
+            }
+            Api::Slow => {
+                self.weather.api_slow = true;
+                let lasts = self.random.spread(MINUTE, HOUR);
+                self.after(lasts, Action::Fault(Fault::Api(Api::Well)));
+            }
+            Api::Limited => {
+                let lasts = self.random.spread(10 * SECOND, HOUR);
+                self.weather.api_limited = Some(self.now + lasts);
+                self.after(lasts, Action::Fault(Fault::Api(Api::Well)));
+            }
+            Api::Secondary => {
+                let lasts = self.random.spread(10 * SECOND, HOUR);
+                self.weather.api_secondary = Some(self.now + lasts);
+                self.after(lasts, Action::Fault(Fault::Api(Api::Well)));
+            }
+            Api::TokenRefused => {
+                let machines = self.plan.machines.len() as u64;
+                self.weather.token_refused = Some(self.random.between(0, machines - 1) as usize);
+                let lasts = self.random.spread(MINUTE, 3 * HOUR);
+                self.after(lasts, Action::Fault(Fault::Api(Api::Well)));
+            }
+            Api::Well => {
+                (self.weather.api_down, self.weather.api_slow) = (false, false);
+                (self.weather.api_limited, self.weather.api_secondary) = (None, None);
+                self.weather.token_refused = None;
+            }
+        }
     }
 
     fn live_guests(&self) -> Vec<RunnerName> {
