@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::now;
 use crate::containment::log_unfiltered;
-use crate::executors::{Executors, RunContext, housekeeping};
+use crate::executors::{Executors, Limit, RunContext, housekeeping};
 use crate::policy::policy;
 use crate::{startup, systemd};
 
@@ -271,7 +271,7 @@ impl Driver {
                 self.tasks.spawn(executors.start(run, id, jit_config))
             }
             Command::SetJobDeadline { at, .. } => {
-                run.deadline.say(at);
+                run.deadline.say(Limit::at(at));
                 self.tasks.spawn(executors.set_job_deadline(run))
             }
             Command::PowerDown { .. } => self.tasks.spawn(executors.power_down(run)),

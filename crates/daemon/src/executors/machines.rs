@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use forrest_core::event::{EndReason, Trouble, VmEnd};
 use forrest_core::model::{JobId, RunnerId, Timestamp};
@@ -208,7 +208,7 @@ impl Executors {
 
     /// Tells the supervisor of the run's [`RunContext::deadline`].
     pub(crate) async fn set_job_deadline(self, run: Arc<RunContext>) {
-        run.deadline.pass_on(async |at| limit(&run, at).await).await;
+        run.deadline.pass_on(async |until| limit(&run, until).await).await;
     }
 
     pub(crate) async fn power_down(self, run: Arc<RunContext>) {
@@ -229,7 +229,7 @@ impl Executors {
     /// Writes down the run's [`RunContext::recorded_job`]. Not before the supervisor knows of its time limit: the next
     /// daemon takes that for set where the record has the job.
     pub(crate) async fn record_job(self, run: Arc<RunContext>) {
-        run.deadline.pass_on(async |at| limit(&run, at).await).await;
+        run.deadline.pass_on(async |until| limit(&run, until).await).await;
         run.recorded_job.pass_on(async |job| record(&run, job).await).await;
     }
 }
@@ -248,8 +248,11 @@ async fn record(run: &RunContext, job: JobId) {
     }
 }
 
-async fn limit(run: &RunContext, at: Timestamp) {
-    let ask = || async { ShimClient::connect(run.dir.path()).await?.job_deadline(Some(at)).await };
+async fn limit(run: &RunContext, until: Limit) {
+    let ask = || async {
+        let mut shim = ShimClient::connect(run.dir.path()).await?;
+        shim.job_deadline(Some(until.by_the_clock())).await
+    };
     let mut asked = ask().await;
     for _ in 1..LIMIT_TRIES {
         if matches!(asked, Ok(()) | Err(VmError::NoShim { .. })) {
@@ -259,6 +262,27 @@ async fn limit(run: &RunContext, at: Timestamp) {
         asked = ask().await;
     }
     log_refusal(run, "set its job's time limit", asked);
+}
+
+/// When a job is to end. The core says so by the host's clock, which may be set to another time before a supervisor
+/// hears of it; so it is kept as a time that does not jump.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Limit(Option<Instant>);
+
+impl Limit {
+    /// This time by the clock as it is now; [`Timestamp::NEVER`] is no limit.
+    pub(crate) fn at(at: Timestamp) -> Self {
+        let left = (at != Timestamp::NEVER).then(|| at.since(now()));
+        Self(left.and_then(|left| Instant::now().checked_add(left)))
+    }
+
+    /// The same by the clock as it is now.
+    fn by_the_clock(self) -> Timestamp {
+        match self.0 {
+            Some(until) => now() + until.saturating_duration_since(Instant::now()),
+            None => Timestamp::NEVER,
+        }
+    }
 }
 
 /// Which virtual machines may be ended with their directory's files.
@@ -366,5 +390,21 @@ pub(crate) fn accel_name(accel: spec::Accel) -> &'static str {
     match accel {
         spec::Accel::Kvm => "kvm",
         spec::Accel::Tcg => "tcg",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_as_far_away_as_it_was_said_to_be() {
+        let (left, before) = (Duration::from_secs(600), now());
+        let by_the_clock = Limit::at(before + left).by_the_clock();
+        assert!(by_the_clock.since(before) <= left + now().since(before));
+        assert!(by_the_clock + Duration::from_millis(2) >= before + left, "{by_the_clock:?}");
+        assert_eq!(Limit::at(Timestamp::NEVER).by_the_clock(), Timestamp::NEVER);
+        // Over already.
+        assert!(Limit::at(Timestamp(0)).by_the_clock() <= now());
     }
 }

@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use forrest_config::{Config, Machine, NeverShared};
 use forrest_core::event::Trouble;
-use forrest_core::model::{Bytes, JobId, Labels, MachineTypeName, RunnerName, Timestamp};
+use forrest_core::model::{Bytes, JobId, Labels, MachineTypeName, RunnerName};
 use forrest_core::{Event, RunEvent};
 use forrest_github::GitHub;
 use forrest_images::{ImageError, RunDir, Store};
@@ -39,7 +39,7 @@ use last_word::LastWord;
 
 pub(crate) use disks::disk_exists;
 pub(crate) use housekeeping::is_forgotten;
-pub(crate) use machines::{accel_name, supervisor_lost, vm_end};
+pub(crate) use machines::{Limit, accel_name, supervisor_lost, vm_end};
 
 /// Operations on images at a time, all of them short: they share one disk.
 const DISK_WORK_MAX: usize = 4;
@@ -96,7 +96,7 @@ pub(crate) struct RunContext {
     /// Its files.
     pub(crate) dir: RunDir,
     /// When its supervisor is to end its job.
-    pub(crate) deadline: LastWord<Timestamp>,
+    pub(crate) deadline: LastWord<Limit>,
     /// The job that its record is to name.
     pub(crate) recorded_job: LastWord<JobId>,
     /// Whether its directory was made, or why it could not be.

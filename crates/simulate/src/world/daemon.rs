@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use forrest_core::event::{AdoptedRun, AdoptedVm, Event, RunEvent};
-use forrest_core::model::{Bytes, RunnerName};
+use forrest_core::model::{Bytes, RunnerName, Timestamp};
 use forrest_core::{Command, Core, check};
 
 use crate::checker::Broken;
@@ -202,7 +202,10 @@ impl World {
                 self.later(3 * SECOND, |done| Work::Start(runner, id, done));
             }
             Command::SetJobDeadline { runner, at } => {
-                // In the order in which they were given, and before what is recorded after them.
+                // In the order in which they were given, and before what is recorded after them. How much time is left is
+                // said now, whatever becomes of the clock.
+                let left = (at != Timestamp::NEVER).then(|| at.0.saturating_sub(self.wall().0));
+                let at = left.map(|left| self.now + left);
                 self.after(50, Action::Work(self.epoch, Work::Deadline(runner, at)));
             }
             Command::PowerDown { runner } => self.later(200, |_| Work::PowerDown(runner)),

@@ -21,8 +21,8 @@ pub(crate) enum Work {
     Fork(RunnerName, usize, u64),
     /// Write the runner's id down and start the virtual machine.
     Start(RunnerName, RunnerId, u64),
-    /// Hand a deadline to the supervisor.
-    Deadline(RunnerName, Timestamp),
+    /// Hand a deadline to the supervisor, or that there is none.
+    Deadline(RunnerName, Option<u64>),
     /// Press the power button.
     PowerDown(RunnerName),
     /// End the virtual machine.
@@ -190,8 +190,7 @@ impl World {
         Ok(())
     }
 
-    fn set_deadline(&mut self, runner: &RunnerName, at: Timestamp) {
-        let at = (at != Timestamp::NEVER).then(|| self.now + at.0.saturating_sub(self.wall().0));
+    fn set_deadline(&mut self, runner: &RunnerName, at: Option<u64>) {
         let job = self.github.job_on(runner);
         let Some(guest) = self.host.guest(runner) else { return };
         guest.job_deadline = at.map(|at| (at, job));
