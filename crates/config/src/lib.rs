@@ -58,3 +58,4 @@ pub use repository::RepositoryConfig;
 pub use schema::schema;
 pub use secret::Secret;
 pub use shared::{NeverShared, Shared, SharedError};
+pub use tables::{CPUS_MAX, SHARED_MAX};

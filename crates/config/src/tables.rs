@@ -1,6 +1,7 @@
 //! The field tables: every field of the configuration with its type, range, default and meaning.
 
 use forrest_core::model::Bytes;
+use forrest_core::policy::POLLING_INTERVAL_MIN;
 
 use crate::fields::{Field, Kind, Object, Presence, Reload};
 
@@ -20,16 +21,16 @@ const fn field(
 const SECONDS_PER_DAY: u64 = 24 * 60 * 60;
 
 /// The most virtual CPUs of one guest: what QEMU's q35 machine takes without an IOMMU.
-const CPUS_MAX: u32 = 255;
+pub const CPUS_MAX: u32 = 255;
 
 /// The most virtual CPUs that all guests together can be allowed: more than hosts have.
 const HOST_CPUS_MAX: u32 = 4096;
 
 /// The most shared directories of one guest: each takes a PCI slot.
-const SHARED_MAX: usize = 8;
+pub const SHARED_MAX: usize = 8;
 
-/// The shortest polling interval, in seconds. The core polls no more often.
-const POLLING_INTERVAL_MIN_S: u64 = 5;
+/// The shortest polling interval, in seconds.
+const POLLING_INTERVAL_MIN_S: u64 = POLLING_INTERVAL_MIN.as_secs();
 
 /// Longer lists are mistakes; the egress filter and QEMU's arguments grow with them.
 const LIST_MAX: usize = 256;

@@ -434,3 +434,19 @@ fn origin(job: Option<&Job>, event: Option<String>) -> Origin {
         event,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use forrest_config::{BUILT_IN_PARAMETERS, CPUS_MAX, SHARED_MAX};
+    use forrest_images::template::BUILT_IN;
+    use forrest_vm::spec;
+
+    /// The configuration knows neither machines nor templates, and says the same.
+    #[test]
+    fn a_sound_configuration_is_refused_by_no_machine_and_no_template() {
+        assert_eq!((CPUS_MAX, SHARED_MAX), (spec::CPUS_MAX, spec::SHARED_MAX));
+        assert_eq!(BTreeSet::from(BUILT_IN_PARAMETERS), BTreeSet::from(BUILT_IN));
+    }
+}
