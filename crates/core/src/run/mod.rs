@@ -76,8 +76,8 @@ pub const RETRY_MIN: Duration = Duration::from_secs(2);
 pub const RETRY_MAX: Duration = Duration::from_secs(5 * 60);
 /// The longest pause that the other side can ask for. GitHub's own limits are per hour.
 pub const NOT_BEFORE_MAX: Duration = Duration::from_secs(2 * 60 * 60);
-/// Attempts to read a job-config disk, or to promote a disk, before the disk is given up and removed: about
-/// an hour.
+/// Attempts to read a job-config disk, or to promote a disk, before the disk is given up and removed: some
+/// 40 minutes.
 pub const KEEP_ATTEMPTS: u32 = 15;
 /// How long a disk with a valid token waits at least for the news that its job succeeded.
 pub const CONCLUSION_WAIT: Duration = Duration::from_secs(2 * 60);

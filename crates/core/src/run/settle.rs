@@ -170,12 +170,13 @@ impl Core {
             ),
             // The host's trouble, not the guest's: the token may be there.
             Err(trouble) if failures + 1 < KEEP_ATTEMPTS => {
-                let failures = failures + 1;
-                self.settling(runner, |s| s.disk = DiskDebt::ReadingBack { failures });
+                self.settling(runner, |s| {
+                    s.disk = DiskDebt::ReadingBack { failures: failures + 1 };
+                });
                 let text =
                     format!("could not read the job-config disk, trying again: {}", trouble.what);
                 self.hindered(Level::Error, runner, text, out);
-                self.timers.set(Timer::Disk(runner.clone()), now + retry_pause(failures - 1));
+                self.timers.set(Timer::Disk(runner.clone()), now + retry_pause(failures));
                 return;
             }
             Err(trouble) => (Level::Error, format!("the disk is removed unread: {}", trouble.what)),

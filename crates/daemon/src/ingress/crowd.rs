@@ -49,11 +49,11 @@ impl Crowd {
     /// A place; somebody may have to go for it. `None` where there will be none any more.
     pub(super) async fn make_room(&self, places: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
         loop {
-            let place = Arc::clone(places).acquire_owned();
             if let Ok(place) = Arc::clone(places).try_acquire_owned() {
                 return Some(place);
             }
             self.send_away();
+            let place = Arc::clone(places).acquire_owned();
             if let Ok(place) = tokio::time::timeout(LOOK_PAUSE, place).await {
                 return place.ok();
             }

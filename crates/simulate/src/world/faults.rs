@@ -133,39 +133,38 @@ impl World {
 
     /// GitHub's own trouble.
     fn api_changes(&mut self, trouble: Api) {
-        match trouble {
+        let lasts = match trouble {
             Api::Down => {
                 self.weather.api_down = true;
-                let lasts = self.random.spread(10 * SECOND, 5 * HOUR);
-                self.after(lasts, Action::Fault(Fault::Api(Api::Well)));
+                self.random.spread(10 * SECOND, 5 * HOUR)
             }
             Api::Slow => {
                 self.weather.api_slow = true;
-                let lasts = self.random.spread(MINUTE, HOUR);
-                self.after(lasts, Action::Fault(Fault::Api(Api::Well)));
+                self.random.spread(MINUTE, HOUR)
             }
             Api::Limited => {
                 let lasts = self.random.spread(10 * SECOND, HOUR);
                 self.weather.api_limited = Some(self.now + lasts);
-                self.after(lasts, Action::Fault(Fault::Api(Api::Well)));
+                lasts
             }
             Api::Secondary => {
                 let lasts = self.random.spread(10 * SECOND, HOUR);
                 self.weather.api_secondary = Some(self.now + lasts);
-                self.after(lasts, Action::Fault(Fault::Api(Api::Well)));
+                lasts
             }
             Api::TokenRefused => {
                 let machines = self.plan.machines.len() as u64;
                 self.weather.token_refused = Some(self.random.between(0, machines - 1) as usize);
-                let lasts = self.random.spread(MINUTE, 3 * HOUR);
-                self.after(lasts, Action::Fault(Fault::Api(Api::Well)));
+                self.random.spread(MINUTE, 3 * HOUR)
             }
             Api::Well => {
                 (self.weather.api_down, self.weather.api_slow) = (false, false);
                 (self.weather.api_limited, self.weather.api_secondary) = (None, None);
                 self.weather.token_refused = None;
+                return;
             }
-        }
+        };
+        self.after(lasts, Action::Fault(Fault::Api(Api::Well)));
     }
 
     fn live_guests(&self) -> Vec<RunnerName> {
